@@ -1,0 +1,108 @@
+"""Dimensions: ints, or integer expressions over the model's symbols.
+
+Every unknown dimension is a symbol of its own (its name starts with `?`), so that two unknowns
+never compare equal by accident, and arithmetic on them still cancels.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+
+import onnx_ir as ir
+import sympy
+
+Dim = int | ir.SymbolicDim
+Dims = tuple[Dim, ...]
+
+_counter = itertools.count()
+# What an exporter writes as an expression over named symbols. Powers are left out: they are never
+# written by exporters, and can be made arbitrarily slow to evaluate.
+_EXPRESSION = re.compile(r"[\w.\s+\-*/()]{1,60}")
+
+
+def fresh() -> ir.SymbolicDim:
+    """A dimension about which nothing is known, equal only to itself."""
+    return ir.SymbolicDim(sympy.Symbol(f"?{next(_counter)}", integer=True, positive=True))
+
+
+def symbol(name: str | None) -> Dim:
+    """The dimension that a model calls `name`: an expression where it reads as one."""
+    if not name or not re.search(r"[A-Za-z_]", name) or name in ("None", "unk", "unknown"):
+        return fresh()
+    if _EXPRESSION.fullmatch(name) and "**" not in name:
+        try:
+            return simplest(ir.SymbolicDim(name) + 0)
+        except (ValueError, ZeroDivisionError, TypeError):
+            pass
+    return ir.SymbolicDim(sympy.Symbol(name, integer=True, positive=True))
+
+
+def simplest(dim: Dim) -> Dim:
+    """The int, where an expression has become one."""
+    if isinstance(dim, int) or dim.free_symbols():
+        return dim
+    value = dim.evaluate({})
+    return value if isinstance(value, int) else fresh()
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    total: Dim = 1
+    for dim in dims:
+        if dim == 0:
+            return 0
+        total = total * dim
+    return simplest(total)
+
+
+def quotient(total: Dim, part: Dim) -> Dim:
+    """total / part where the division is known to be exact."""
+    if isinstance(total, int) and isinstance(part, int):
+        return total // part if part else fresh()
+    if total == part:
+        return 1
+    return simplest(total / part) if not isinstance(total, int) else fresh()
+
+
+def broadcast(first: Dim, second: Dim) -> Dim:
+    """The dimension that two broadcast to (numpy's rule)."""
+    if second in (first, 1):
+        return first
+    if first == 1:
+        return second
+    for dim in (first, second):
+        if isinstance(dim, int):  # the other is 1 or equal to it, or the model is invalid
+            return dim
+    return fresh()
+
+
+def broadcast_all(*shapes: Dims) -> Dims:
+    rank = max(map(len, shapes))
+    out: Dims = (1,) * rank
+    for shape in shapes:
+        padded = (1,) * (rank - len(shape)) + shape
+        out = tuple(map(broadcast, out, padded))
+    return out
+
+
+def is_static(dims: Iterable[Dim]) -> bool:
+    return all(isinstance(dim, int) for dim in dims)
+
+
+def is_named(dim: Dim) -> bool:
+    """Whether the dimension can be written in a file: an int, or free of unknowns."""
+    return isinstance(dim, int) or not any(s.startswith("?") for s in dim.free_symbols())
+
+
+def of(value: ir.Value) -> Dims:
+    """The dimensions of a value; its rank must be known."""
+    assert value.shape is not None, f"rank of {value.name!r} is unknown"
+    return value.shape.dims
+
+
+def static(value: ir.Value) -> tuple[int, ...] | None:
+    """The shape as ints, or None."""
+    if value.shape is None or not is_static(value.shape.dims):
+        return None
+    return tuple(int(dim) for dim in value.shape.dims if isinstance(dim, int))

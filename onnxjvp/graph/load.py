@@ -1,0 +1,311 @@
+"""Untrusted model → a checked private copy that the passes can read and change.
+
+Whatever the caller hands in (a path, bytes, a ModelProto, an onnx_ir.Model) is never changed:
+weights are shared, everything else is copied.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common
+
+import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape functions)
+from onnxjvp.errors import InvalidModelError, UsageError
+from onnxjvp.graph import dims
+from onnxjvp.graph.opset import at_opset, opset_of, skeleton
+from onnxjvp.graph.shapes import Shapes, constant
+
+AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class Source:
+    """A loaded model: inlined, raised to the floor opset, every value with dtype and shape."""
+
+    model: ir.Model
+    shapes: Shapes
+    #: the opset it came with, where that was below the floor
+    raised_from: int | None
+    #: the folder that relative external data refers to
+    folder: Path | None
+    #: shapes of inputs and outputs as the model declares them (its own names for dimensions)
+    declared: dict[str, ir.Shape | None]
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.model.graph
+
+    @property
+    def inputs(self) -> list[ir.Value]:
+        """What a caller must feed: graph inputs without a default value."""
+        return [v for v in self.graph.inputs if v.name not in self.graph.initializers]
+
+
+def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None) -> Source:
+    """Read, check and normalise a model.
+
+    Args:
+      model: a path, the bytes of a file, a ModelProto or an onnx_ir.Model; it is not changed.
+      opset: the opset to write; None keeps the model's own, or the floor if it is older.
+      links: a folder inside which symbolic and hard links may lead (download caches use them).
+    Raises:
+      UsageError: no such file, or an opset that cannot be written.
+      InvalidModelError: not ONNX, fails onnx's checker, or unusable external data.
+    Cost: linear in nodes; weights are neither copied nor read.
+    """
+    working, folder = _read(model)
+    _check_tensors(working, links)
+    try:
+        onnx.checker.check_model(skeleton(working))
+    except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
+        raise InvalidModelError(
+            f"{_where(model)} fails onnx's checker: {str(error).strip()}. Export the model again, "
+            "or repair it"
+        ) from error
+    _inline(working)
+    _drop_default_inputs(working)
+    before = opset_of(working)
+    working = at_opset(working, opset)
+    _expose_dropout_masks(working)
+    declared = {
+        v.name or "": None if v.shape is None else v.shape.copy()
+        for v in (*working.graph.inputs, *working.graph.outputs)
+    }
+    shapes = _infer(working)
+    raised_from = before if opset_of(working) != before else None
+    return Source(working, shapes, raised_from, folder, declared)
+
+
+def _where(model: AnyModel) -> str:
+    return f"{os.fspath(model)!r}" if isinstance(model, str | os.PathLike) else "the model given"
+
+
+def _read(model: AnyModel) -> tuple[ir.Model, Path | None]:
+    if isinstance(model, ir.Model):
+        return model.clone(), None
+    folder = None
+    if isinstance(model, onnx.ModelProto):
+        proto = model
+    else:
+        proto = _parse(model)
+        if not isinstance(model, bytes):
+            folder = Path(model).resolve().parent
+    if not proto.HasField("graph"):
+        raise InvalidModelError(
+            f"{_where(model)} is not an ONNX model: it holds no graph. Give the .onnx file that an "
+            "exporter wrote"
+        )
+    try:
+        loaded = ir.from_proto(proto)
+    except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
+        raise InvalidModelError(f"{_where(model)} cannot be read as ONNX: {error}") from error
+    if folder is not None:
+        ir.external_data.set_base_dir(loaded.graph, folder)
+    return loaded, folder
+
+
+def _parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
+    if isinstance(model, bytes):
+        content = model
+    else:
+        path = Path(model)
+        if not path.is_file():
+            kind = "is a folder" if path.is_dir() else "does not exist"
+            raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{os.fspath(model)!r} cannot be read: {error.strerror}") from error
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(content)
+    except google.protobuf.message.DecodeError as error:
+        raise InvalidModelError(
+            f"{_where(model)} is not an ONNX file, or is truncated ({len(content)} bytes): "
+            f"{error}. Give the .onnx file that an exporter wrote"
+        ) from error
+    return proto
+
+
+# -- tensors -----------------------------------------------------------------------------------
+
+
+def _tensors(model: ir.Model) -> Iterator[tuple[str, ir.TensorProtocol]]:
+    for graph in model.graphs():
+        for name, value in graph.initializers.items():
+            if value.const_value is not None:
+                yield name, value.const_value
+        for node in graph:
+            for attribute in node.attributes.values():
+                if attribute.type == ir.AttributeType.TENSOR and not attribute.is_ref():
+                    yield f"{node.name}.{attribute.name}", attribute.as_tensor()
+
+
+def _check_tensors(model: ir.Model, links: Path | None) -> None:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor) and links is not None:
+                value.const_value = _followed(value.const_value, links)
+    for name, tensor in _tensors(model):
+        if isinstance(tensor, ir.ExternalTensor):
+            _check_external(name, tensor)
+        elif isinstance(tensor, ir.TensorProtoTensor):
+            raw = tensor.raw
+            if raw.HasField("raw_data") and len(raw.raw_data) != tensor.nbytes:
+                raise InvalidModelError(
+                    f"tensor {name!r} is damaged: {list(tensor.shape)} {tensor.dtype.name} takes "
+                    f"{tensor.nbytes} bytes and the file holds {len(raw.raw_data)}. Fetch or "
+                    "export the model again"
+                )
+
+
+def _check_external(name: str, tensor: ir.ExternalTensor) -> None:
+    """Refuse external data that leaves the model's folder, or is not all there."""
+    location = os.fspath(tensor.location)
+    if not tensor.base_dir:  # a link that was followed, or a tensor that the caller made
+        path = Path(location)
+    else:
+        folder = Path(tensor.base_dir).resolve()
+        path = Path(os.path.normpath(folder / location))
+        if not path.is_relative_to(folder):
+            raise InvalidModelError(
+                f"tensor {name!r} keeps its data in {location!r}, outside the model's folder; that "
+                "is refused. Put the data file beside the model"
+            )
+        if path.exists() and (path.resolve() != path or path.stat().st_nlink > 1):
+            raise InvalidModelError(
+                f"the data file {location!r} of tensor {name!r} is a link; links are refused "
+                "unless they stay inside a folder that you name. Copy the file, or name that "
+                "folder with --allow-links"
+            )
+    if not path.is_file():
+        raise InvalidModelError(
+            f"tensor {name!r} keeps its data in {location!r}, which is missing beside the model. "
+            "Copy the data file there"
+        )
+    offset, length = tensor.offset or 0, tensor.length or tensor.nbytes
+    if length < tensor.nbytes or offset < 0 or offset + length > path.stat().st_size:
+        raise InvalidModelError(
+            f"tensor {name!r} needs {tensor.nbytes} bytes at {offset} of {location!r}, which holds "
+            f"{path.stat().st_size}. The file is truncated or belongs to another model"
+        )
+
+
+def _followed(tensor: ir.ExternalTensor, links: Path) -> ir.ExternalTensor:
+    """The tensor in the file behind a link, where that stays inside `links`."""
+    path = Path(tensor.path)
+    real, root = path.resolve(), links.resolve()
+    if not path.is_file() or (real == path and path.stat().st_nlink == 1):
+        return tensor
+    if not real.is_relative_to(root):
+        return tensor  # the check refuses it
+    return ir.ExternalTensor(
+        str(real),
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=tensor.name,
+    )
+
+
+# -- normal form -------------------------------------------------------------------------------
+
+
+def _inline(model: ir.Model) -> None:
+    if not model.functions:
+        return
+    try:
+        onnx_ir.passes.common.InlinePass()(model)
+    except (ValueError, RuntimeError, ir.passes.PassError) as error:
+        raise InvalidModelError(f"the model's functions cannot be inlined: {error}") from error
+
+
+def _drop_default_inputs(model: ir.Model) -> None:
+    """Up to IR 3 every initialiser had to be an input as well: those are plain parameters."""
+    if model.ir_version >= 4:
+        return
+    initializers = model.graph.initializers
+    inputs = [v for v in model.graph.inputs if v.name not in initializers]
+    model.graph.inputs.clear()
+    model.graph.inputs.extend(inputs)
+    model.ir_version = 4
+
+
+def _expose_dropout_masks(model: ir.Model) -> None:
+    """A Dropout that may run in training mode must say which elements it kept."""
+    for node in model.graph:
+        if node.op_type != "Dropout" or node.domain or len(node.inputs) < 3:
+            continue
+        mode = constant(node.inputs[2])
+        if node.inputs[2] is None or (mode is not None and not mode.any()):
+            continue
+        if len(node.outputs) < 2:
+            node.resize_outputs(2)
+        if not node.outputs[1].name:
+            node.outputs[1].name = f"{node.outputs[0].name}/mask"
+
+
+def _infer(model: ir.Model) -> Shapes:
+    shapes = Shapes(dict(model.opset_imports))
+    try:
+        proto = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise InvalidModelError(f"the model's shapes contradict each other: {error}") from error
+    inferred = {v.name: v.type for v in (*proto.graph.value_info, *proto.graph.output)}
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.dtype = value.const_value.dtype
+        elif value.shape is not None:
+            value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
+    for node in model.graph:
+        for output in node.outputs:
+            _declare(output, inferred.get(output.name or ""))
+        if node.op_type == "Constant" and (array := constant(node.outputs[0])) is not None:
+            shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
+            continue
+        before = [output.shape for output in node.outputs]
+        shapes.infer(node)
+        for output, old in zip(node.outputs, before, strict=True):
+            _keep_better(output, old)
+    return shapes
+
+
+def _declare(value: ir.Value, proto: onnx.TypeProto | None) -> None:
+    value.shape = None
+    if proto is None or not proto.HasField("tensor_type"):
+        return
+    if proto.tensor_type.elem_type:
+        value.dtype = ir.DataType(proto.tensor_type.elem_type)
+    if proto.tensor_type.HasField("shape"):
+        value.shape = ir.Shape(
+            [
+                _dim(d.dim_value) if d.HasField("dim_value") else dims.symbol(d.dim_param)
+                for d in proto.tensor_type.shape.dim
+            ]
+        )
+
+
+def _dim(dim: dims.Dim) -> dims.Dim:
+    """As declared, but -1 (some exporters' word for unknown) is an unknown."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else dims.fresh()
+    return dims.symbol(dim.value)
+
+
+def _keep_better(value: ir.Value, old: ir.Shape | None) -> None:
+    """Where arithmetic found no dimension, what the model or onnx's inference says stands."""
+    if value.shape is None:
+        value.shape = old
+    elif old is not None and len(old) == len(value.shape):
+        value.shape = ir.Shape(
+            [n if dims.is_named(n) else o for n, o in zip(value.shape, old, strict=True)]
+        )

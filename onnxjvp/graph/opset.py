@@ -1,0 +1,84 @@
+"""Raise a model to the lowest opset that the rules read, without touching its weights."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from onnxjvp.errors import InvalidModelError, UsageError
+
+#: rules and shape functions read the operators as they are from this opset on
+FLOOR = 18
+#: initialisers up to this many bytes stay in a skeleton: adapters and inference read their values
+SMALL_BYTES = 1024
+
+
+def opset_of(model: ir.Model) -> int:
+    version = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
+    if version is None:
+        raise InvalidModelError(
+            "the model imports no standard operators (opset imports: "
+            f"{dict(model.opset_imports)}); declare the opset of domain '' that it was exported for"
+        )
+    return version
+
+
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The model with its weights as inputs: what onnx's C++ passes can take at any size."""
+    bare = model.clone()
+    graph = bare.graph
+    for name, value in list(graph.initializers.items()):
+        if value.const_value is not None and value.const_value.nbytes > SMALL_BYTES:
+            del graph.initializers[name]
+            value.type = value.type or ir.TensorType(value.const_value.dtype)
+            value.shape = value.shape or ir.Shape(value.const_value.shape.numpy())
+            value.const_value = None
+            if value not in graph.inputs:
+                graph.inputs.append(value)
+    return ir.to_proto(bare)
+
+
+def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
+    """The model at opset `wanted`, at least the floor; the model itself where it is there already.
+
+    Converts through onnx's version converter on the skeleton (weights inside, VGG16 takes 3 GB).
+    """
+    current = opset_of(model)
+    target = max(current, FLOOR) if wanted is None else wanted
+    if target < max(current, FLOOR):
+        raise UsageError(
+            f"cannot write opset {target}: the model has opset {current} and the rules emit opset "
+            f"{FLOOR} or newer; ask for at least {max(current, FLOOR)}"
+        )
+    if target > onnx.defs.onnx_opset_version():
+        raise UsageError(
+            f"cannot write opset {target}: the installed onnx {onnx.__version__} knows opsets up "
+            f"to {onnx.defs.onnx_opset_version()}"
+        )
+    if target == current:
+        return model
+    try:
+        proto = onnx.version_converter.convert_version(skeleton(model), target)
+    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+        raise InvalidModelError(
+            f"the model's opset {current} could not be raised to {target} by onnx's version "
+            f"converter: {str(error).strip()}. Export it again with opset {FLOOR} or newer"
+        ) from error
+    return _with_weights(ir.from_proto(proto), model)
+
+
+def _with_weights(raised: ir.Model, original: ir.Model) -> ir.Model:
+    """Put the original's tensors back in place of the inputs that stood for them."""
+    inputs = {value.name: value for value in raised.graph.inputs}
+    kept_as_input = {value.name for value in original.graph.inputs}
+    for name, value in original.graph.initializers.items():
+        placeholder = inputs.get(name)
+        if placeholder is None or value.const_value is None:
+            continue
+        if name not in kept_as_input:
+            raised.graph.inputs.remove(placeholder)
+        if name not in raised.graph.initializers:
+            placeholder.const_value = value.const_value
+            raised.graph.register_initializer(placeholder)
+    raised.metadata_props.update(original.metadata_props)
+    return raised

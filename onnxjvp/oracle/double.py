@@ -1,0 +1,173 @@
+"""The same model in float64: every floating-point type in it is replaced."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.inliner
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, TypeProto
+
+Array = np.ndarray[Any, Any]
+
+_NARROW = {TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.FLOAT}
+_NARROW_NAMES = {"tensor(float16)", "tensor(bfloat16)", "tensor(float)"}
+_NARROW_DTYPES = {"float16", "bfloat16", "float32"}
+#: integer attributes that name an element type; stash_type is left, no operator takes double there
+_TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "softmax_precision"}
+
+
+def to_double(model: ModelProto) -> ModelProto:
+    """A copy of the model that computes in float64 throughout; model-local functions are inlined.
+
+    Where an operator's schema takes no double (the `scales` of Resize, quantisation), a Cast back
+    to float32 feeds it, and what it makes is cast to float64 again.
+    """
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    double = ModelProto()
+    double.CopyFrom(model)
+    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    taken = {name for graph in graphs(double.graph) for name in _names(graph)}
+    fresh = (f"float64_{i}" for i in itertools.count())
+    _widen_graph(double.graph, opsets, (name for name in fresh if name not in taken))
+    return double
+
+
+def nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """All nodes of a graph and of the graphs within it."""
+    for inner in graphs(graph):
+        yield from inner.node
+
+
+def widened(array: Array) -> Array:
+    """The array in float64 if it is float16, bfloat16 or float32, else as it is."""
+    return array.astype(np.float64) if array.dtype.name in _NARROW_DTYPES else array
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield from graphs(inner)
+
+
+def _names(graph: GraphProto) -> Iterator[str]:
+    yield from (info.name for info in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
+    for node in graph.node:
+        yield from node.output
+
+
+def _widen_graph(graph: GraphProto, opsets: dict[str, int], fresh: Iterator[str]) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for sparse in graph.sparse_initializer:
+        _widen_tensor(sparse.values)
+    for info in (*graph.input, *graph.output, *graph.value_info):
+        _widen_type(info.type)
+    widened_nodes = [made for node in graph.node for made in _widen_node(node, opsets, fresh)]
+    del graph.node[:]
+    graph.node.extend(widened_nodes)
+
+
+def _widen_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in _NARROW:
+        name, array = tensor.name, onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float64), name))
+
+
+def _widen_type(kind: TypeProto) -> None:
+    match kind.WhichOneof("value"):
+        case "tensor_type" if kind.tensor_type.elem_type in _NARROW:
+            kind.tensor_type.elem_type = TensorProto.DOUBLE
+        case "sparse_tensor_type" if kind.sparse_tensor_type.elem_type in _NARROW:
+            kind.sparse_tensor_type.elem_type = TensorProto.DOUBLE
+        case "sequence_type":
+            _widen_type(kind.sequence_type.elem_type)
+        case "optional_type":
+            _widen_type(kind.optional_type.elem_type)
+        case "map_type":
+            _widen_type(kind.map_type.value_type)
+
+
+def _widen_node(
+    node: NodeProto, opsets: dict[str, int], fresh: Iterator[str]
+) -> Iterable[NodeProto]:
+    """The node in float64, between the Casts that it needs."""
+    schema = _schema(node, opsets)
+    for attribute in node.attribute:
+        _widen_attribute(attribute, opsets, fresh)
+    _spell_out_types(node, schema)
+    if schema is None:
+        return [node]
+    before, after = [], []
+    for i, name in enumerate(node.input):
+        if name and _is_narrow(schema, schema.inputs, i):
+            node.input[i] = next(fresh)
+            before.append(_cast(name, node.input[i], TensorProto.FLOAT))
+    for i, name in enumerate(node.output):
+        if name and _is_narrow(schema, schema.outputs, i):
+            node.output[i] = next(fresh)
+            after.append(_cast(node.output[i], name, TensorProto.DOUBLE))
+    return [*before, node, *after]
+
+
+def _widen_attribute(
+    attribute: AttributeProto, opsets: dict[str, int], fresh: Iterator[str]
+) -> None:
+    if attribute.HasField("g"):
+        _widen_graph(attribute.g, opsets, fresh)
+    for graph in attribute.graphs:
+        _widen_graph(graph, opsets, fresh)
+    for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
+        _widen_tensor(tensor)
+    if attribute.HasField("sparse_tensor"):
+        _widen_tensor(attribute.sparse_tensor.values)
+    if attribute.HasField("tp"):
+        _widen_type(attribute.tp)
+    if attribute.name in _TYPE_ATTRIBUTES and attribute.i in _NARROW:
+        attribute.i = TensorProto.DOUBLE
+    if attribute.name in {"value_float", "value_floats"}:
+        numbers = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        tensor = onnx.numpy_helper.from_array(np.asarray(numbers, np.float64))
+        attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
+
+
+def _spell_out_types(node: NodeProto, schema: onnx.defs.OpSchema | None) -> None:
+    """Attributes whose default means float32."""
+    present = {attribute.name for attribute in node.attribute}
+    if node.op_type == "ConstantOfShape" and "value" not in present:
+        zero = onnx.numpy_helper.from_array(np.zeros(1))
+        node.attribute.append(onnx.helper.make_attribute("value", zero))
+    for name in _TYPE_ATTRIBUTES - present:
+        declared = schema.attributes.get(name) if schema else None
+        if declared is not None and declared.default_value.i in _NARROW:
+            node.attribute.append(onnx.helper.make_attribute(name, TensorProto.DOUBLE))
+
+
+def _schema(node: NodeProto, opsets: dict[str, int]) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _is_narrow(
+    schema: onnx.defs.OpSchema,
+    formals: Sequence[onnx.defs.OpSchema.FormalParameter],
+    index: int,
+) -> bool:
+    """Whether this operand may be float32 or float16 but not double."""
+    kind = formals[min(index, len(formals) - 1)].type_str
+    constraints = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
+    allowed = constraints.get(kind, {kind})
+    return bool(allowed & _NARROW_NAMES) and "tensor(double)" not in allowed
+
+
+def _cast(source: str, target: str, to: int) -> NodeProto:
+    return onnx.helper.make_node("Cast", [source], [target], to=to)

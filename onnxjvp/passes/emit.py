@@ -1,0 +1,149 @@
+"""Attach recorded nodes to a source's graph and make it a model of its own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+from onnxjvp.graph import dims
+from onnxjvp.graph.load import Source
+from onnxjvp.graph.ops import MADE, Ops
+from onnxjvp.graph.regions import captured
+
+#: the newest IR version that released runtimes read
+NEWEST_IR_VERSION = 13
+
+
+@dataclass(frozen=True)
+class End:
+    """An input or an output of the model to be: its name, its value, its shape as declared."""
+
+    name: str
+    value: ir.Value
+    declared: ir.Shape | None
+
+
+def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) -> ir.Model:
+    """The source's model with more inputs, and with exactly these outputs, in this order.
+
+    The recorded nodes come after the original ones; what no output needs is removed. Consumes the
+    source and the builder.
+    """
+    graph = source.graph
+    prefix = _new_prefix(taken_names(graph))
+    graph.extend(op.nodes)
+    results: list[ir.Value] = []
+    for end in outputs:
+        results.append(_as_output(graph, end, results))
+    graph.outputs.clear()
+    for seed in seeds:
+        graph.inputs.append(seed.value)
+    _remove_dead(graph, results)
+    _name_recorded(graph, prefix)
+    _forget_inferred(graph, results)
+    for end, value in zip((*seeds, *outputs), (*(s.value for s in seeds), *results), strict=True):
+        _rename(graph, value, end.name, prefix)
+        value.shape = end.declared or (None if value.shape is None else _writable(value.shape))
+    for value in graph.inputs:
+        value.shape = source.declared.get(value.name or "", value.shape)
+    graph.outputs.extend(results)
+    source.model.ir_version = _ir_version(source.model)
+    return source.model
+
+
+def taken_names(graph: ir.Graph) -> set[str]:
+    values = itertools.chain(
+        graph.inputs, graph.initializers.values(), *(n.outputs for n in graph.all_nodes())
+    )
+    return {v.name for v in values if v.name} | {n.name for n in graph.all_nodes() if n.name}
+
+
+def _new_prefix(names: set[str]) -> str:
+    """A prefix that no name of the model starts with, so that rewrites compose."""
+    heads = {name.split("/", 1)[0] for name in names}
+    return next(f"{p}/" for p in _prefixes() if p not in heads)
+
+
+def _prefixes() -> Iterator[str]:
+    return (f"onnxjvp{n or ''}" for n in itertools.count())
+
+
+def _as_output(graph: ir.Graph, end: End, used: Sequence[ir.Value]) -> ir.Value:
+    """The value itself where it can bear the output's name, else an Identity of it."""
+    value = end.value
+    if value not in used:
+        if value.name == end.name:
+            return value
+        if value.producer() is not None and value not in graph.outputs:
+            return value
+    node = ir.node("Identity", [value])
+    node.outputs[0].shape, node.outputs[0].type = value.shape, value.type
+    node.outputs[0].name = f"{MADE}{end.name}"
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _remove_dead(graph: ir.Graph, outputs: Sequence[ir.Value]) -> None:
+    needed: set[ir.Value] = set(outputs)
+    for node in reversed(list(graph)):
+        if any(v in needed for v in node.outputs):
+            needed.update(v for v in node.inputs if v is not None)
+            needed.update(captured(node))
+        else:
+            # a removed node would still count as a user of its inputs
+            for i in range(len(node.inputs)):
+                node.replace_input_with(i, None)
+            graph.remove(node)
+    for name, value in list(graph.initializers.items()):
+        if value not in needed and not value.is_graph_input():
+            del graph.initializers[name]
+    for value in needed:
+        if value.producer() is None and value.const_value is not None and value.graph is None:
+            graph.initializers.add(value)
+
+
+def _name_recorded(graph: ir.Graph, prefix: str) -> None:
+    """Names for what the builder made: they all start with MADE."""
+    made = [v for n in graph for v in n.outputs if v.name and v.name.startswith(MADE)]
+    made += [v for v in graph.initializers.values() if v.name and v.name.startswith(MADE)]
+    for i, value in enumerate(made):
+        producer = value.producer()
+        if producer is None:
+            value.name = f"{prefix}constant_{i}"
+        else:
+            value.name = f"{prefix}{producer.op_type}_{i}"
+            producer.name = producer.name or value.name
+
+
+def _rename(graph: ir.Graph, value: ir.Value, name: str, prefix: str) -> None:
+    if value.name == name:
+        return
+    for other in (v for n in graph for v in n.outputs):
+        if other.name == name:
+            other.name = f"{prefix}{name}"  # replaced as an output, but still read inside
+    value.name = name
+
+
+def _forget_inferred(graph: ir.Graph, results: Sequence[ir.Value]) -> None:
+    """Inside, types are the runtime's to infer; those of foreign operators it may need told."""
+    for value in (v for n in graph for v in n.outputs if v not in results):
+        producer = value.producer()
+        if producer is not None and producer.domain in ("", "ai.onnx.ml"):
+            value.type, value.shape = None, None
+        elif value.shape is not None:
+            value.shape = _writable(value.shape)
+
+
+def _writable(shape: ir.Shape) -> ir.Shape:
+    return ir.Shape([d if dims.is_named(d) else None for d in shape.dims])
+
+
+def _ir_version(model: ir.Model) -> int:
+    opsets = [onnx.helper.make_opsetid(d, v) for d, v in model.opset_imports.items()]
+    needed = onnx.helper.find_min_ir_version_for(opsets, ignore_unknown=True)
+    # parameters that are not inputs need IR 4, and subgraphs without doubt IR 8
+    return min(max(model.ir_version, needed, 8), NEWEST_IR_VERSION)

@@ -1,0 +1,227 @@
+"""Linearise a model at its inputs into an explicit linear program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+import onnxjvp.rules  # noqa: F401  (fills the table of rules)
+from onnxjvp.errors import UnsupportedOpError
+from onnxjvp.graph import dims
+from onnxjvp.graph.load import Source
+from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.regions import Region, regions
+from onnxjvp.rules.kinds import (
+    Elementwise,
+    Linear,
+    Pushed,
+    RefusedError,
+    Rule,
+    Selection,
+    Tangents,
+    Zero,
+    uncovered,
+)
+from onnxjvp.rules.registry import rule_for
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """What depends on the variables and matters to the outputs."""
+
+    regions: tuple[Region, ...]  # every region of the graph that the outputs need, in order
+    live: frozenset[ir.Value]
+    cuts: tuple[str, ...]  # nodes at which a live path ends in a derivative of zero
+    refused: tuple[tuple[str, str, str], ...]  # (node, operator, reason)
+
+
+@dataclass
+class Program:
+    """A linear map from seeds to outs, as detached nodes.
+
+    A node of `nodes` is linear in its operands that are in `linear`; its other operands are primal
+    values or residuals. `like` gives a primal value of the same shape for the program's values.
+    """
+
+    seeds: list[ir.Value]
+    outs: list[ir.Value | None]  # None: zero
+    nodes: list[ir.Node]
+    residuals: list[ir.Node]
+    linear: set[ir.Value]
+    like: dict[ir.Value, ir.Value] = field(default_factory=dict)
+
+
+def is_float(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype in FLOATS
+
+
+def live_inputs(region: Region, live: frozenset[ir.Value] | set[ir.Value]) -> set[int]:
+    return {i for i, v in enumerate(region.inputs) if v in live}
+
+
+def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Liveness:
+    """Which values have a tangent, and every node on the way that has no rule for it."""
+    needed = _needed(source.graph, outputs)
+    ordered = tuple(r for r in regions(source.graph) if any(v in needed for v in r.outputs))
+    live: set[ir.Value] = set(wrt)
+    cuts, refused = [], []
+    for region in ordered:
+        inputs = live_inputs(region, live)
+        if not inputs:
+            continue
+        floats = [v for v in region.outputs if is_float(v)]
+        reason = _refusal(region, inputs)
+        if reason is not None:
+            refused.append((_name(region), region.label, reason))
+        if reason is None and (not floats or isinstance(rule_for(region), Zero)):
+            if region.label not in ("Shape", "Size"):
+                cuts.append(f"{_name(region)} ({region.label})")
+            continue
+        live.update(floats)
+    return Liveness(ordered, frozenset(live), tuple(cuts), tuple(refused))
+
+
+def _needed(graph: ir.Graph, outputs: Sequence[ir.Value]) -> set[ir.Value]:
+    needed = set(outputs)
+    for region in reversed(regions(graph)):
+        if any(v in needed for v in region.outputs):
+            needed.update(v for v in region.inputs if v is not None)
+            needed.update(v for n in region.nodes for v in n.inputs if v is not None)
+    return needed
+
+
+def _refusal(region: Region, inputs: set[int]) -> str | None:
+    rule = rule_for(region)
+    outputs = [v for v in region.outputs if v.name]
+    if rule is None:
+        # an operator that yields integers or booleans is piecewise constant, whatever it is
+        if outputs and all(v.dtype is not None and not is_float(v) for v in outputs):
+            return None
+        return "it has no derivative rule"
+    missing = uncovered(rule, region, inputs)
+    if missing:
+        names = ", ".join(repr(region.operand(i).name) for i in sorted(missing))
+        return f"its rule gives no derivative in operand {names}, which depends on the input"
+    if not isinstance(rule, Zero) and any(v.shape is None for v in outputs if is_float(v)):
+        return "the rank of its output cannot be inferred"
+    return None
+
+
+def _name(region: Region) -> str:
+    return region.node.name or region.outputs[0].name or "?"
+
+
+def refuse(refused: Sequence[tuple[str, str, str]], wrt: Sequence[ir.Value]) -> None:
+    """Raise one error for all refused nodes, if there are any."""
+    if not refused:
+        return
+    lines = "\n".join(f"  {op} (node {name!r}): {reason}" for name, op, reason in refused)
+    variables = ", ".join(repr(v.name) for v in wrt)
+    raise UnsupportedOpError(
+        f"{len(refused)} node(s) that depend on {variables} cannot be differentiated:\n{lines}\n"
+        "Leave that input out with --wrt, choose other outputs, or add a rule "
+        "(docs/adding_an_op.md)",
+        tuple(refused),
+    )
+
+
+def linearize(
+    source: Source, op: Ops, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]
+) -> tuple[Program, Liveness]:
+    """The derivative of `outputs` in `wrt` at the point that the model runs on.
+
+    Raises:
+      UnsupportedOpError: nodes on a live path have no rule; all of them are listed.
+    Cost: linear in nodes.
+    """
+    liveness = analyse(source, wrt, outputs)
+    refused = list(liveness.refused)
+    seeds = [op.seed(v) for v in wrt]
+    tangents: dict[ir.Value, ir.Value] = dict(zip(wrt, seeds, strict=True))
+    like = dict(zip(seeds, wrt, strict=True))
+    bad = {name for name, *_ in refused}
+    for region in liveness.regions:
+        incoming = [None if v is None else tangents.get(v) for v in region.inputs]
+        if not any(incoming):
+            continue
+        if _name(region) in bad:
+            results: Sequence[ir.Value | None] = _placeholders(op, region)
+        else:
+            try:
+                results = push(op, region, incoming)
+            except RefusedError as error:
+                refused.append((_name(region), region.label, str(error)))
+                results = _placeholders(op, region)
+        for output, tangent in zip(region.outputs, results, strict=True):
+            if tangent is not None:
+                tangents[output] = tangent
+                like.setdefault(tangent, output)
+    refuse(refused, wrt)
+    program = Program(
+        seeds,
+        [tangents.get(v) for v in outputs],
+        [n for n in op.nodes if any(v in op.linear for v in n.outputs)],
+        [n for n in op.nodes if not any(v in op.linear for v in n.outputs)],
+        op.linear,
+        like,
+    )
+    return program, liveness
+
+
+def _placeholders(op: Ops, region: Region) -> list[ir.Value | None]:
+    """Stand-ins behind a refused node, so that later refusals are found in the same run."""
+    ranked = (v if is_float(v) and v.shape is not None else None for v in region.outputs)
+    return [None if v is None else op.seed(v) for v in ranked]
+
+
+def push(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
+    """Tangents of a region's outputs: the only place where kinds meet tangents."""
+    rule = rule_for(region)
+    count = len(region.outputs)
+    if not any(is_float(v) for v in region.outputs):
+        return [None] * count
+    assert rule is not None
+    results = list(_apply(op, rule, region, tangents))
+    results += [None] * (count - len(results))
+    for i, (output, tangent) in enumerate(zip(region.outputs, results, strict=True)):
+        if not is_float(output) or not output.name:
+            results[i] = None
+        elif tangent is not None:
+            _check(region, output, tangent)
+    return results
+
+
+def _apply(op: Ops, rule: Rule, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
+    match rule:
+        case Zero():
+            return []
+        case Elementwise(slopes=slopes, mask=mask):
+            parts = [
+                _scale(op, slope(op, region), tangent, mask)
+                for slope, tangent in zip(slopes, tangents, strict=False)
+                if tangent is not None
+            ]
+            return [op.add_all(parts)]
+        case Linear(push=by) | Selection(push=by) | Pushed(push=by):
+            return by(op, region, tangents)
+
+
+def _scale(op: Ops, slope: ir.Value, tangent: ir.Value, mask: bool) -> ir.Value:
+    if mask:
+        return op.Where(slope, tangent, op.const(0, like=tangent))
+    return op.Mul(slope, tangent)
+
+
+def _check(region: Region, primal: ir.Value, tangent: ir.Value) -> None:
+    """The rule's promise: a tangent has the dtype and the shape of its primal."""
+    assert tangent.dtype == primal.dtype, f"{region.label}: {tangent.dtype} for {primal.dtype}"
+    found, wanted = dims.of(tangent), dims.of(primal)
+    clash = len(found) != len(wanted) or any(
+        isinstance(a, int) and isinstance(b, int) and a != b
+        for a, b in zip(found, wanted, strict=True)
+    )
+    assert not clash, f"{region.label}: tangent {found} for {wanted}"

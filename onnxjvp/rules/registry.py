@@ -1,0 +1,124 @@
+"""The table of rules, and the decorators that fill it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.regions import Region
+from onnxjvp.rules.kinds import (
+    Elementwise,
+    Linear,
+    Push,
+    Pushed,
+    Rule,
+    Selection,
+    Slope,
+    Tangents,
+    Zero,
+)
+
+RULES: dict[str, Rule] = {}
+
+
+def rule_for(region: Region) -> Rule | None:
+    return RULES.get(region.label)
+
+
+def register(names: str, rule: Rule) -> None:
+    """Register one rule for operators named "Relu", or "domain::Name", separated by spaces."""
+    for name in names.split():
+        assert name not in RULES, f"{name} has two rules"
+        RULES[name] = rule
+
+
+def zero(names: str, *, source: str) -> None:
+    register(names, Zero(source))
+
+
+def linear(names: str, *, terms: tuple[tuple[int, ...], ...] = ((0,),), source: str) -> None:
+    """Operators whose tangent is the node itself on one operand's tangent at a time."""
+    args = tuple(sorted({i for term in terms for i in term}))
+    register(names, Linear(_by_same_node(terms), terms, args, source))
+
+
+def linear_push(
+    names: str,
+    *,
+    terms: tuple[tuple[int, ...], ...] | None,
+    args: tuple[int, ...] | None = None,
+    source: str,
+) -> Callable[[Push], Push]:
+    """Operators that are sums of multilinear terms, with a tangent map written by hand."""
+
+    def decorate(push: Push) -> Push:
+        covered = args
+        if covered is None and terms is not None:
+            covered = tuple(sorted({i for term in terms for i in term}))
+        register(names, Linear(push, terms, covered, source))
+        return push
+
+    return decorate
+
+
+def elementwise(
+    names: str,
+    *more: Slope,
+    source: str,
+    homogeneous: bool = False,
+    mask: bool = False,
+) -> Callable[[Slope], Slope]:
+    """Slope functions of an elementwise operator; `more` are those of operands 1, 2, …"""
+
+    def decorate(slope: Slope) -> Slope:
+        register(names, Elementwise((slope, *more), homogeneous, mask, source))
+        return slope
+
+    return decorate
+
+
+def selection(
+    names: str, *, args: tuple[int, ...] | None = (0,), source: str
+) -> Callable[[Push], Push]:
+    def decorate(push: Push) -> Push:
+        register(names, Selection(push, args, source))
+        return push
+
+    return decorate
+
+
+def pushed(
+    names: str, *, args: tuple[int, ...] | None = (0,), source: str
+) -> Callable[[Push], Push]:
+    def decorate(push: Push) -> Push:
+        register(names, Pushed(push, args, source))
+        return push
+
+    return decorate
+
+
+def _by_same_node(terms: tuple[tuple[int, ...], ...]) -> Push:
+    def push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
+        return multilinear(op, region, tangents, terms)
+
+    return push
+
+
+def multilinear(
+    op: Ops, region: Region, tangents: Tangents, terms: tuple[tuple[int, ...], ...]
+) -> Sequence[ir.Value | None]:
+    """Σ over live operands of the node on that operand's tangent, other terms left out."""
+    in_terms = {i for term in terms for i in term}
+    parts = []
+    for term in terms:
+        for i in term:
+            if i >= len(tangents) or tangents[i] is None:
+                continue
+            operands = [
+                v if j in term or j not in in_terms else None for j, v in enumerate(region.inputs)
+            ]
+            operands[i] = tangents[i]
+            parts.append(op.like(region.node, operands))
+    return [op.add_all(same_output) for same_output in zip(*parts, strict=True)]

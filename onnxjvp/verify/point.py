@@ -1,0 +1,92 @@
+"""Where a model is verified: its inputs, and the directions that its seeds take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxjvp.runtime import TensorSpec, random_feeds
+from onnxjvp.verify.contract import Contract
+
+Array = np.ndarray[Any, Any]
+Values = dict[str, Array]
+
+#: J(a u + b w) is compared with a J u + b J w; a is negative, to tell u from |u|
+MIX = (-1.75, 0.625)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Inputs x, and for each wrt name the directions u, w and a u + b w."""
+
+    feeds: Values
+    #: values at the point of the wrt tensors; one that is computed inside the model has none
+    at: Values
+    #: "u", "w" or "mix" → wrt name → array. w is x itself where that is known.
+    directions: dict[str, Values]
+
+    @property
+    def w_is_x(self) -> bool:
+        return len(self.at) == len(self.directions["w"])
+
+    def seeded(self, contract: Contract, direction: str, dtypes: Mapping[str, Any]) -> Values:
+        """Feeds of the rewritten model, with a direction in its seeds."""
+        seeds = {
+            contract.seeds[name]: array.astype(dtypes[contract.seeds[name]])
+            for name, array in self.directions[direction].items()
+        }
+        return self.feeds | seeds
+
+
+def choose_point(
+    contract: Contract,
+    specs: Sequence[TensorSpec],
+    original: ir.Model,
+    given: Mapping[str, Array],
+    seed: int,
+    dims: Mapping[str, int] | None,
+) -> Point:
+    """Draw what is not given.
+
+    Args:
+      specs: the rewritten model's inputs, seeds among them.
+    """
+    known = _sizes(specs, given) | dict(dims or {})
+    drawn = random_feeds(specs, seed, known)
+    seeds = set(contract.seeds.values())
+    feeds = {s.name: drawn[s.name] for s in specs if s.name not in seeds} | dict(given)
+    at = {}
+    for name in contract.seeds:
+        initializer = original.graph.initializers.get(name)
+        if name in feeds:
+            at[name] = feeds[name].astype(np.float64)
+        elif initializer is not None and initializer.const_value is not None:
+            at[name] = initializer.const_value.numpy().astype(np.float64)
+    u, w = {}, {}
+    others = random_feeds(specs, seed + 1, known)
+    for name, seed_name in contract.seeds.items():
+        u[name] = _direction(drawn[seed_name], at.get(name))
+        w[name] = at.get(name, others[seed_name].astype(np.float64))
+    mix = {name: MIX[0] * u[name] + MIX[1] * w[name] for name in u}
+    return Point(feeds, at, {"u": u, "w": w, "mix": mix})
+
+
+def _sizes(specs: Sequence[TensorSpec], given: Mapping[str, Array]) -> dict[str, int]:
+    """Sizes that the given arrays settle for symbolic dimensions."""
+    return {
+        dim: size
+        for spec in specs
+        if spec.name in given and np.ndim(given[spec.name]) == len(spec.shape)
+        for dim, size in zip(spec.shape, np.shape(given[spec.name]), strict=True)
+        if isinstance(dim, str)
+    }
+
+
+def _direction(drawn: Array, at: Array | None) -> Array:
+    """As long as the point where that is not zero, and exact in the seed's dtype."""
+    length = 1.0 if at is None or not at.size else float(np.sqrt(np.mean(at * at))) or 1.0
+    return (drawn * length).astype(drawn.dtype).astype(np.float64)

@@ -1,0 +1,159 @@
+"""What verification finds: rows, tolerances, and how two arrays are compared."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+Where = Literal["float64", "runtime"]
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Relative errors allowed to a dtype."""
+
+    #: the same numbers, added up in another order
+    rounding: float
+    #: a derivative, or a frozen value, after many operators
+    runtime: float
+
+
+#: by the dtype of the tensor
+TOLERANCES = {
+    "float16": Tolerance(rounding=1e-2, runtime=5e-2),
+    "float32": Tolerance(rounding=1e-5, runtime=1e-3),
+    "float64": Tolerance(rounding=1e-10, runtime=1e-8),
+}
+#: J u in float64 against differences in float64
+DIFFERENCES = 1e-6
+#: identities between values in float64
+IDENTITY = 1e-9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check of one tensor."""
+
+    check: str
+    tensor: str
+    status: Literal["passed", "failed", "not applicable"]
+    #: where the rewritten model was evaluated
+    where: Where
+    #: largest |found − expected|
+    absolute: float | None = None
+    #: `absolute` over the largest magnitude among the terms compared, or over 1 where they are all
+    #: zero; in "runtime = float64" the 2-norm of the error over that of the tensor, as a few
+    #: elements may lie so near a kink that rounding moves them across it
+    relative: float | None = None
+    #: largest `relative` that passes
+    tolerance: float | None = None
+    #: index of the worst element
+    index: tuple[int, ...] | None = None
+    #: what a reader must know: why it does not apply, how many elements were left out
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found."""
+
+    rows: tuple[Row, ...]
+    #: "float64 differences", or "no oracle: " and the reason
+    oracle: str
+
+    @property
+    def passed(self) -> bool:
+        """No check failed, and at least one was made."""
+        found = {row.status for row in self.rows}
+        return "failed" not in found and "passed" in found
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, which has no infinity and no NaN: those become strings."""
+        rows = [{key: _plain(value) for key, value in asdict(row).items()} for row in self.rows]
+        return {"passed": self.passed, "oracle": self.oracle, "rows": rows}
+
+
+def not_applicable(check: str, tensor: str, where: Where, reason: str) -> Row:
+    return Row(check, tensor, "not applicable", where, note=reason)
+
+
+def compare(
+    check: str,
+    tensor: str,
+    where: Where,
+    found: Array,
+    expected: Array,
+    tolerance: float,
+    *,
+    terms: tuple[Array, ...] = (),
+    by_norm: bool = False,
+    judged: Array | None = None,
+    slack: Array | None = None,
+    note: str = "",
+) -> Row:
+    """The row that compares two arrays.
+
+    Args:
+      terms: arrays whose magnitudes, beside that of `expected`, set the scale.
+      by_norm: judge the 2-norm of the error, not its largest element.
+      judged: mask of the elements to compare; None means all.
+      slack: error of `expected` itself, element by element, allowed on top of the tolerance.
+    """
+    if found.shape != expected.shape:
+        note = f"shape {found.shape} where {expected.shape} is expected"
+        return Row(check, tensor, "failed", where, tolerance=tolerance, note=note)
+    error = _errors(found, expected)
+    if judged is not None:
+        error = np.where(judged, error, 0.0)
+    scale = max(_largest(term) for term in (expected, *terms)) or 1.0
+    absolute = float(error.max(initial=0.0))
+    relative = absolute / scale
+    passed = bool(np.all(error <= tolerance * scale + (0.0 if slack is None else slack)))
+    if by_norm:
+        relative = _norm(error) / (_norm(expected) or 1.0)
+        passed = relative <= tolerance
+    worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
+    return Row(
+        check,
+        tensor,
+        "passed" if passed else "failed",
+        where,
+        absolute=absolute,
+        relative=relative,
+        tolerance=tolerance,
+        index=tuple(int(i) for i in worst),
+        note=note,
+    )
+
+
+def _errors(found: Array, expected: Array) -> Array:
+    """|found − expected|: 0 for equal infinities and for two NaN, infinite for one NaN."""
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        same = (a == b) | (np.isnan(a) & np.isnan(b))
+        error = np.where(same, 0.0, np.abs(a - b))
+    return np.where(np.isnan(error), np.inf, error)
+
+
+def _largest(values: Array) -> float:
+    """Largest finite magnitude."""
+    numbers = np.abs(values.astype(np.float64))
+    return float(numbers[np.isfinite(numbers)].max(initial=0.0))
+
+
+def _norm(values: Array) -> float:
+    """2-norm, scaled so that it neither overflows nor underflows; infinities count as such."""
+    largest = float(np.abs(values.astype(np.float64)).max(initial=0.0))
+    if largest == 0.0 or not math.isfinite(largest):
+        return largest
+    return largest * float(np.sqrt(np.sum(np.square(values / largest))))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
