@@ -272,10 +272,11 @@ def _infer(model: ir.Model) -> Shapes:
         if node.op_type == "Constant" and (array := constant(node.outputs[0])) is not None:
             shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
             continue
-        before = [output.shape for output in node.outputs]
+        declared = [output.shape for output in node.outputs]
         shapes.infer(node)
-        for output, old in zip(node.outputs, before, strict=True):
-            _keep_better(output, old)
+        for output, shape in zip(node.outputs, declared, strict=True):
+            # what a file says of its shapes is not always true: it serves only where ours end
+            output.shape = shape if output.shape is None else output.shape
     return shapes
 
 
@@ -299,13 +300,3 @@ def _dim(dim: dims.Dim) -> dims.Dim:
     if isinstance(dim, int):
         return dim if dim >= 0 else dims.fresh()
     return dims.symbol(dim.value)
-
-
-def _keep_better(value: ir.Value, old: ir.Shape | None) -> None:
-    """Where arithmetic found no dimension, what the model or onnx's inference says stands."""
-    if value.shape is None:
-        value.shape = old
-    elif old is not None and len(old) == len(value.shape):
-        value.shape = ir.Shape(
-            [n if dims.is_named(n) else o for n, o in zip(value.shape, old, strict=True)]
-        )

@@ -113,6 +113,12 @@ def _truncated(a: Dim, b: Dim) -> Dim:
     return dims.fresh() if isinstance(a, int) or b == 0 else a // b
 
 
+def _modulo(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a % b if b > 0 else dims.fresh()
+    return dims.fresh() if isinstance(a, int) or b == 0 else a % b
+
+
 def _extreme(choose: Callable[..., int]) -> Arithmetic:
     def extreme(a: Dim, b: Dim) -> Dim:
         if isinstance(a, int) and isinstance(b, int):
@@ -127,6 +133,7 @@ ARITHMETIC: dict[str, Arithmetic] = {
     "Sub": operator.sub,
     "Mul": operator.mul,
     "Div": _truncated,
+    "Mod": _modulo,
     "Max": _extreme(max),
     "Min": _extreme(min),
 }

@@ -5,13 +5,14 @@ Nothing here knows a derivative rule.
 
 from onnxjvp.oracle.differences import Derivative, directional_derivative
 from onnxjvp.oracle.double import to_double
-from onnxjvp.oracle.evaluator import Evaluator, NoOracleError, is_random
+from onnxjvp.oracle.evaluator import RANDOM, Evaluator, NoOracleError, random_nodes
 
 __all__ = [
+    "RANDOM",
     "Derivative",
     "Evaluator",
     "NoOracleError",
     "directional_derivative",
-    "is_random",
+    "random_nodes",
     "to_double",
 ]

@@ -18,8 +18,10 @@ from onnxjvp.oracle.kernels import KERNELS
 
 Array = np.ndarray[Any, Any]
 
-_RANDOM = {
+#: operators that draw random numbers; Dropout does in training mode only
+RANDOM = {
     "Bernoulli",
+    "Dropout",
     "Multinomial",
     "RandomNormal",
     "RandomNormalLike",
@@ -48,7 +50,7 @@ class Evaluator:
     def __init__(self, model: AnyModel) -> None:
         source = load(model).model
         bare = skeleton(source)
-        if random := [node for node in nodes(bare.graph) if is_random(node, bare.graph)]:
+        if random := random_nodes(bare.graph):
             kinds = ", ".join(sorted({node.op_type for node in random}))
             raise NoOracleError(f"{kinds} draws random numbers")
         double = to_double(bare)
@@ -70,8 +72,9 @@ class Evaluator:
         """Outputs in float64.
 
         Args:
-          feeds: arrays for the inputs, widened as needed, and for parameters to be replaced.
-          outputs: names of the outputs wanted; None means all.
+          feeds: arrays for the inputs, widened as needed. A parameter or a value inside the
+            model that is fed too keeps what it is fed.
+          outputs: names of the values wanted; None means all outputs.
         Raises:
           NoOracleError: an operator's implementation failed.
         """
@@ -81,15 +84,21 @@ class Evaluator:
             return dict(zip(wanted, self._interpreter.run(wanted, values), strict=True))
 
 
-def is_random(node: NodeProto, graph: GraphProto) -> bool:
-    """Whether the node draws random numbers: Dropout does in training mode only."""
-    if node.domain not in ("", "ai.onnx"):
+def random_nodes(graph: GraphProto) -> list[NodeProto]:
+    """Nodes that draw random numbers, in the graph and the graphs within it."""
+    return [
+        node
+        for node in nodes(graph)
+        if node.domain in ("", "ai.onnx")
+        and node.op_type in RANDOM
+        and (node.op_type != "Dropout" or _in_training(node, graph))
+    ]
+
+
+def _in_training(dropout: NodeProto, graph: GraphProto) -> bool:
+    if len(dropout.input) < 3 or not dropout.input[2]:
         return False
-    if node.op_type != "Dropout":
-        return node.op_type in _RANDOM
-    if len(node.input) < 3 or not node.input[2]:
-        return False
-    mode = _constant(node.input[2], graph)
+    mode = _constant(dropout.input[2], graph)
     return mode is None or bool(mode)
 
 
@@ -136,6 +145,7 @@ class _Interpreter(ReferenceEvaluator):
         attributes: Mapping[str, Any] | None = None,
         **_: Any,
     ) -> list[Any]:
+        wanted = self.output_names_ if output_names is None else output_names
         values: dict[str, Any] = {"": None, **self.rt_inits_, **feed_inputs}
         for node, dead in zip(self.rt_nodes_, self._dead, strict=True):
             extra: dict[str, Any] = {}
@@ -147,10 +157,14 @@ class _Interpreter(ReferenceEvaluator):
                 results = node.run(*(values[name] for name in node.input), **extra)
             except _FAILURES as error:
                 raise NoOracleError(f"{node.op_type} cannot be run in float64: {error}") from error
-            values.update((k, v) for k, v in zip(node.output, results, strict=False) if k)
+            for name, result in zip(node.output, results, strict=False):
+                values.setdefault(name, result)  # what is fed stays
             for name in dead:
-                values.pop(name, None)
-        return [values[name] for name in output_names or self.output_names_]
+                if name not in wanted:
+                    values.pop(name, None)
+        if missing := [name for name in wanted if name not in values]:
+            raise NoOracleError(f"the model has no value {', '.join(missing)}")
+        return [values[name] for name in wanted]
 
 
 def _read(node: NodeProto) -> Iterator[str]:

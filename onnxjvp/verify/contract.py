@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
+from onnxjvp.runtime import Session
 
 KEY = "onnxjvp"
 
@@ -49,3 +50,16 @@ class Contract:
                 f"The rewritten model's metadata under 'onnxjvp' is damaged ({error!r}). "
                 "Rewrite the model again."
             ) from error
+
+    def check(self, session: Session) -> None:
+        """Raises UsageError if the model lacks a tensor that its metadata names."""
+        inputs = {spec.name for spec in session.inputs}
+        outputs = {spec.name for spec in session.outputs}
+        results = [t for tensors in self.results.values() for t in tensors.values()]
+        missing = [name for name in self.seeds.values() if name not in inputs]
+        missing += [name for name in results if name not in outputs]
+        if missing:
+            raise UsageError(
+                f"The rewritten model lacks {', '.join(missing)}, which its metadata names: it was "
+                "changed since. Rewrite the original again."
+            )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.runtime import TensorSpec, random_feeds
+from onnxjvp.runtime import TensorSpec, check_feeds, random_feeds
 from onnxjvp.verify.contract import Contract
 
 Array = np.ndarray[Any, Any]
@@ -56,9 +56,10 @@ def choose_point(
       specs: the rewritten model's inputs, seeds among them.
     """
     known = _sizes(specs, given) | dict(dims or {})
-    drawn = random_feeds(specs, seed, known)
     seeds = set(contract.seeds.values())
-    feeds = {s.name: drawn[s.name] for s in specs if s.name not in seeds} | dict(given)
+    plain = [spec for spec in specs if spec.name not in seeds]
+    feeds = random_feeds(plain, seed, known) | dict(given)
+    check_feeds(plain, feeds)
     at = {}
     for name in contract.seeds:
         initializer = original.graph.initializers.get(name)
@@ -66,11 +67,18 @@ def choose_point(
             at[name] = feeds[name].astype(np.float64)
         elif initializer is not None and initializer.const_value is not None:
             at[name] = initializer.const_value.numpy().astype(np.float64)
+    by_name = {spec.name: spec for spec in specs}
+    shaped = {
+        name: replace(by_name[seed_name], shape=at[name].shape)
+        if name in at
+        else by_name[seed_name]
+        for name, seed_name in contract.seeds.items()
+    }
+    first, second = (random_feeds(list(shaped.values()), n, known) for n in (seed, seed + 1))
     u, w = {}, {}
-    others = random_feeds(specs, seed + 1, known)
-    for name, seed_name in contract.seeds.items():
-        u[name] = _direction(drawn[seed_name], at.get(name))
-        w[name] = at.get(name, others[seed_name].astype(np.float64))
+    for name, spec in shaped.items():
+        u[name] = _direction(first[spec.name], at.get(name))
+        w[name] = at.get(name, second[spec.name].astype(np.float64))
     mix = {name: MIX[0] * u[name] + MIX[1] * w[name] for name in u}
     return Point(feeds, at, {"u": u, "w": w, "mix": mix})
 

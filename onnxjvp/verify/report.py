@@ -46,8 +46,8 @@ class Row:
     #: largest |found − expected|
     absolute: float | None = None
     #: `absolute` over the largest magnitude among the terms compared, or over 1 where they are all
-    #: zero; in "runtime = float64" the 2-norm of the error over that of the tensor, as a few
-    #: elements may lie so near a kink that rounding moves them across it
+    #: zero; in "runtime = float64" the 2-norm of the error over the largest of the terms' 2-norms,
+    #: as rounding may move a few values inside the model across a kink
     relative: float | None = None
     #: largest `relative` that passes
     tolerance: float | None = None
@@ -114,7 +114,7 @@ def compare(
     relative = absolute / scale
     passed = bool(np.all(error <= tolerance * scale + (0.0 if slack is None else slack)))
     if by_norm:
-        relative = _norm(error) / (_norm(expected) or 1.0)
+        relative = _norm(error) / (max(_norm(term) for term in (expected, *terms)) or 1.0)
         passed = relative <= tolerance
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
     return Row(
