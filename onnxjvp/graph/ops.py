@@ -144,6 +144,9 @@ class Ops:
         if symbolic > 1 or (symbolic and 0 in shape):
             return None
         target = [d if isinstance(d, int) else -1 for d in shape]
+        producer = value.producer()
+        if producer is not None and producer.op_type == "Reshape" and producer.graph is None:
+            value = producer.inputs[0] or value  # two views in a row are one
         out = self.Reshape(value, self.ints(target), allowzero=1 if 0 in shape else None)
         out.shape = ir.Shape(shape)
         return out

@@ -170,22 +170,23 @@ class _Checks:
     def against_differences(self) -> Iterator[Row]:
         check, where = "jvp = float64 differences", self._engine.where
         for name, tensors in self._results.items():
+            jvp = tensors["jvp"]
             if self._derivative is None:
-                yield not_applicable(check, name, where, self._oracle)
+                yield not_applicable(check, jvp, where, self._oracle)
                 continue
-            found, judged = self._engine("u")[tensors["jvp"]], ~self._derivative.kinks[name]
+            judged = ~self._derivative.kinks[name]
             if judged.size and not judged.any():
                 reason = "every element is at a kink, or J u is below the rounding of f(x)"
-                yield not_applicable(check, name, where, reason)
+                yield not_applicable(check, jvp, where, reason)
                 continue
             left_out = int(judged.size - judged.sum())
             yield compare(
                 check,
-                tensors["jvp"],
+                jvp,
                 where,
-                found,
+                self._engine("u")[jvp],
                 self._derivative.value[name],
-                DIFFERENCES if self._precise else self._allowed(tensors["jvp"]),
+                DIFFERENCES if self._precise else self._allowed(jvp),
                 judged=judged,
                 slack=np.where(judged, self._derivative.error[name], 0.0),
                 note=f"{left_out} of {judged.size} elements at kinks, left out" if left_out else "",
@@ -220,8 +221,17 @@ class _Checks:
             else:
                 continue
             one, other = values[minuend], values[subtrahend]
-            allowed = self._allowed(jvp)
-            yield compare(check, jvp, where, one - other, values[jvp], allowed, terms=(one, other))
+            allowed, judged = self._allowed(jvp), np.isfinite(values[name])
+            yield compare(
+                check,
+                jvp,
+                where,
+                one - other,
+                values[jvp],
+                allowed,
+                terms=(one, other),
+                judged=judged,
+            )
             if "u" not in tensors:
                 continue
             check = "f_x(x) = f(x)"
@@ -230,13 +240,19 @@ class _Checks:
                 yield not_applicable(check, tensors["u"], where, reason)
                 continue
             at_x = self._engine("w")
-            terms = (at_x[tensors["0"]],)
             yield compare(
-                check, tensors["u"], where, at_x[tensors["u"]], at_x[name], allowed, terms=terms
+                check,
+                tensors["u"],
+                where,
+                at_x[tensors["u"]],
+                at_x[name],
+                allowed,
+                terms=(at_x[tensors["0"]],),
+                judged=judged,
             )
 
     def linear(self) -> Iterator[Row]:
-        for tensors in self._results.values():
+        for name, tensors in self._results.items():
             jvp = tensors["jvp"]
             u, w, mix = (self._engine(d)[jvp].astype(np.float64) for d in ("u", "w", "mix"))
             terms = (MIX[0] * u, MIX[1] * w)
@@ -248,6 +264,7 @@ class _Checks:
                 terms[0] + terms[1],
                 self._allowed(jvp),
                 terms=terms,
+                judged=np.isfinite(self._engine("u")[name]),
             )
 
     def _allowed(self, tensor: str) -> float:

@@ -108,13 +108,15 @@ def compare(
         return Row(check, tensor, "failed", where, tolerance=tolerance, note=note)
     error = _errors(found, expected)
     if judged is not None:
-        error = np.where(judged, error, 0.0)
-    scale = max(_largest(term) for term in (expected, *terms)) or 1.0
+        # a NaN on both sides agrees only where the model's own output is no number
+        error = np.where(judged, np.where(np.isnan(found), np.inf, error), 0.0)
+    size = _norm if by_norm else _largest
+    scale = max(size(_finite(term)) for term in (expected, *terms)) or 1.0
     absolute = float(error.max(initial=0.0))
     relative = absolute / scale
     passed = bool(np.all(error <= tolerance * scale + (0.0 if slack is None else slack)))
     if by_norm:
-        relative = _norm(error) / (max(_norm(term) for term in (expected, *terms)) or 1.0)
+        relative = _norm(error) / scale
         passed = relative <= tolerance
     worst = np.unravel_index(int(error.argmax()), error.shape) if error.size else ()
     return Row(
@@ -139,15 +141,17 @@ def _errors(found: Array, expected: Array) -> Array:
     return np.where(np.isnan(error), np.inf, error)
 
 
+def _finite(values: Array) -> Array:
+    return np.where(np.isfinite(values), values, 0).astype(np.float64)
+
+
 def _largest(values: Array) -> float:
-    """Largest finite magnitude."""
-    numbers = np.abs(values.astype(np.float64))
-    return float(numbers[np.isfinite(numbers)].max(initial=0.0))
+    return float(np.abs(values).max(initial=0.0))
 
 
 def _norm(values: Array) -> float:
-    """2-norm, scaled so that it neither overflows nor underflows; infinities count as such."""
-    largest = float(np.abs(values.astype(np.float64)).max(initial=0.0))
+    """2-norm, scaled so that it neither overflows nor underflows."""
+    largest = _largest(values)
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * float(np.sqrt(np.sum(np.square(values / largest))))
