@@ -6,6 +6,7 @@ never compare equal by accident, and arithmetic on them still cancels.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections.abc import Iterable
@@ -31,11 +32,16 @@ def symbol(name: str | None) -> Dim:
     """The dimension that a model calls `name`: an expression where it reads as one."""
     if not name or not re.search(r"[A-Za-z_]", name) or name in ("None", "unk", "unknown"):
         return fresh()
+    return _named(name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _named(name: str) -> Dim:
     if _EXPRESSION.fullmatch(name) and "**" not in name:
         try:
             return simplest(ir.SymbolicDim(name) + 0)
         except (ValueError, ZeroDivisionError, TypeError):
-            pass
+            pass  # a name that only looks like an expression
     return ir.SymbolicDim(sympy.Symbol(name, integer=True, positive=True))
 
 

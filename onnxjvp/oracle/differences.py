@@ -14,7 +14,7 @@ Values = dict[str, Array]
 
 #: step lengths relative to x, in the order in which they are tried: a middling pair first, smaller
 #: ones against kinks nearby, larger ones against rounding where |f(x)| dwarfs |J u|
-STEPS = (1e-6, 1e-7, 1e-8, 1e-5, 1e-4)
+STEPS = (1e-7, 1e-6, 1e-8, 1e-9, 1e-5, 1e-4)
 #: f is taken to carry rounding errors of this many units, relative to its largest element
 _ROUNDING = 16 * float(np.finfo(np.float64).eps)
 #: no further steps are tried once this share of every output's elements is settled
@@ -42,9 +42,19 @@ class _Difference:
     """Differences of one output at one step."""
 
     slope: Array
-    #: |right-hand − left-hand slope|: shrinks with the step where f is smooth
+    #: |right-hand − left-hand slope|: of the order of the step where f is smooth
     gap: Array
     rounding: float
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    value: Array
+    error: Array
+
+    def unsettled(self, target: float) -> Array:
+        """Elements whose error is not bounded well enough; NaN never is."""
+        return ~(self.error <= target * _size(self.value))
 
 
 def directional_derivative(
@@ -58,9 +68,10 @@ def directional_derivative(
 ) -> Derivative:
     """The derivative of f at x along u, by central differences at two steps or more.
 
-    Two neighbouring steps must agree, and the one-sided slopes must approach each other: their
-    disagreement and the rounding of f bound the error. Piecewise affine networks have many kinks,
-    so steps are small, and further ones are tried while elements are not settled.
+    The one-sided slopes must be equal, or approach each other as the step shrinks; how far apart
+    they are, or two steps are, and the rounding of f bound the error. A deep piecewise affine
+    network has a kink within almost any step, so steps are small, and further ones are tried
+    while elements are not settled.
 
     Args:
       run: f in float64, from all of its inputs to its outputs.
@@ -69,13 +80,12 @@ def directional_derivative(
       outputs: names of the outputs wanted.
       steps: step lengths relative to |x|/|u|, in the order in which to try them.
       target: settled means an error bound below this times the output's largest slope.
-    Cost: one evaluation, and two per step: five in all unless kinks are near.
+    Cost: one evaluation, and two per step: five in all, unless kinks are near.
     """
     unit = _unit(x, u)
     primal = run(dict(x))
     found: dict[float, dict[str, _Difference]] = {}
-    best: dict[str, tuple[Array, Array]] = {}
-    kinks: Values = {}
+    best: dict[str, _Estimate] = {}
     for step in steps:
         ahead, behind = (
             run({**x, **{name: x[name] + sign * step * unit * u[name] for name in u}})
@@ -85,17 +95,16 @@ def directional_derivative(
             name: _difference(primal[name], ahead[name], behind[name], step * unit)
             for name in outputs
         }
-        if len(found) < 2:
-            continue
-        best = {name: _best([found[s][name] for s in sorted(found)]) for name in outputs}
-        kinks = {name: ~(error <= target * _size(value)) for name, (value, error) in best.items()}
-        if all(mask.mean() <= 1 - _ENOUGH for mask in kinks.values() if mask.size):
+        ascending = [found[each] for each in sorted(found)]
+        best = {name: _best([one[name] for one in ascending], target) for name in outputs}
+        unsettled = [best[name].unsettled(target) for name in outputs if best[name].value.size]
+        if len(found) > 1 and all(mask.mean() <= 1 - _ENOUGH for mask in unsettled):
             break
     return Derivative(
         primal=primal,
-        value={name: value for name, (value, _) in best.items()},
-        error={name: error for name, (_, error) in best.items()},
-        kinks=kinks,
+        value={name: best[name].value for name in outputs},
+        error={name: best[name].error for name in outputs},
+        kinks={name: best[name].unsettled(target) for name in outputs},
         steps=tuple(found),
     )
 
@@ -121,33 +130,42 @@ def _difference(here: Array, ahead: Array, behind: Array, length: float) -> _Dif
     return _Difference(slope, gap, _ROUNDING * _size(here) / length)
 
 
-def _best(differences: Sequence[_Difference]) -> tuple[Array, Array]:
-    """Element by element, the slope of the neighbouring steps that agree best, and its error.
+def _best(ascending: Sequence[_Difference], target: float) -> _Estimate:
+    """The estimate that settles most elements of the output, and of equals the most accurate.
 
-    Args:
-      differences: by ascending step.
+    One step serves the whole output: choosing for each element on its own would pick those
+    where the effects of several kinks happen to cancel.
     """
-    pairs = [_pair(fine, coarse) for fine, coarse in itertools.pairwise(differences)]
-    errors = np.stack([error for _, error in pairs])
-    choice = np.argmin(np.where(np.isnan(errors), np.inf, errors), axis=0)[None]
-    value = np.take_along_axis(np.stack([value for value, _ in pairs]), choice, axis=0)[0]
-    return value, np.take_along_axis(errors, choice, axis=0)[0]
+    estimates = [_from_one(each) for each in ascending]
+    estimates += [_from_two(fine, coarse) for fine, coarse in itertools.pairwise(ascending)]
+    return min(estimates, key=lambda e: (int(e.unsettled(target).sum()), _median(e.error)))
 
 
-def _pair(fine: _Difference, coarse: _Difference) -> tuple[Array, Array]:
-    """The slope that two steps suggest, and a bound on its error.
+def _from_one(difference: _Difference) -> _Estimate:
+    """A kink within the step parts the one-sided slopes by at least twice its effect."""
+    return _Estimate(difference.slope, _even(difference.gap + difference.rounding))
 
-    At a kink at x itself both steps agree on the mean of two slopes, and so do their gaps; where
-    f is smooth the gap shrinks with the step.
+
+def _from_two(fine: _Difference, coarse: _Difference) -> _Estimate:
+    """Where f is smooth, the longer step is less rounded, and the shorter one bounds its error.
+
+    At a kink at x itself both steps agree, on the mean of two slopes, and so do their gaps;
+    where f is smooth the gap shrinks with the step.
     """
     with np.errstate(invalid="ignore"):
         apart = np.abs(fine.slope - coarse.slope)
-        kinked = fine.gap > 0.5 * coarse.gap
-        rounding = fine.rounding + coarse.rounding
-        # where the two agree to rounding the longer step is the more accurate
-        value = np.where(apart <= rounding, coarse.slope, fine.slope)
-        error = apart + np.where(kinked, fine.gap, 0.0) + coarse.rounding
-    return value, error
+    kinked = fine.gap > 0.5 * coarse.gap + fine.rounding
+    error = apart + np.where(kinked, fine.gap, 0.0) + coarse.rounding
+    return _Estimate(coarse.slope, _even(error))
+
+
+def _even(error: Array) -> Array:
+    """No element is held to be more accurate than half of them are: that would be by chance."""
+    return np.maximum(error, _median(error))
+
+
+def _median(error: Array) -> float:
+    return float(np.median(np.where(np.isnan(error), np.inf, error))) if error.size else 0.0
 
 
 def _size(values: Array) -> float:

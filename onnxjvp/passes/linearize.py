@@ -65,8 +65,7 @@ def live_inputs(region: Region, live: frozenset[ir.Value] | set[ir.Value]) -> se
 
 def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Liveness:
     """Which values have a tangent, and every node on the way that has no rule for it."""
-    needed = _needed(source.graph, outputs)
-    ordered = tuple(r for r in regions(source.graph) if any(v in needed for v in r.outputs))
+    ordered = _needed(regions(source.graph), outputs)
     live: set[ir.Value] = set(wrt)
     cuts, refused = [], []
     for region in ordered:
@@ -85,13 +84,15 @@ def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]
     return Liveness(ordered, frozenset(live), tuple(cuts), tuple(refused))
 
 
-def _needed(graph: ir.Graph, outputs: Sequence[ir.Value]) -> set[ir.Value]:
-    needed = set(outputs)
-    for region in reversed(regions(graph)):
+def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Region, ...]:
+    """The regions that the outputs depend on, in order."""
+    needed, kept = set(outputs), []
+    for region in reversed(every):
         if any(v in needed for v in region.outputs):
             needed.update(v for v in region.inputs if v is not None)
             needed.update(v for n in region.nodes for v in n.inputs if v is not None)
-    return needed
+            kept.append(region)
+    return tuple(reversed(kept))
 
 
 def _refusal(region: Region, inputs: set[int]) -> str | None:

@@ -33,6 +33,15 @@ class Point:
     def w_is_x(self) -> bool:
         return len(self.at) == len(self.directions["w"])
 
+    def nudged(self, unit: float) -> Values:
+        """The floating-point inputs, each number off by up to 8 units relative to itself."""
+        rng = np.random.default_rng(0)
+        return {
+            name: array * (1.0 + 8 * unit * rng.uniform(-1, 1, array.shape))
+            for name, array in self.feeds.items()
+            if array.dtype.kind == "f"
+        }
+
     def seeded(self, contract: Contract, direction: str, dtypes: Mapping[str, Any]) -> Values:
         """Feeds of the rewritten model, with a direction in its seeds."""
         seeds = {

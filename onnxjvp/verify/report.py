@@ -28,6 +28,8 @@ TOLERANCES = {
     "float32": Tolerance(rounding=1e-5, runtime=1e-3),
     "float64": Tolerance(rounding=1e-10, runtime=1e-8),
 }
+#: the runtime's error may be this many times what an input off by 8 units in the last place causes
+AMPLIFIED = 4.0
 #: J u in float64 against differences in float64
 DIFFERENCES = 1e-6
 #: identities between values in float64
