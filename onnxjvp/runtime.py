@@ -65,7 +65,7 @@ class Session:
       threads: threads within one operator; None lets onnxruntime choose.
     Raises:
       MissingDependencyError: onnxruntime is not installed.
-      UsageError: a provider is not available here.
+      UsageError: no such file, or a provider that is not available here.
       InvalidModelError: onnxruntime cannot load the model.
     """
 
@@ -258,7 +258,8 @@ def _loadable(model: ModelLike, directory: Path) -> str | bytes:
         return model
     if isinstance(model, (str, os.PathLike)):
         if not Path(model).is_file():
-            raise InvalidModelError(f"{os.fspath(model)}: no such file. Check the path.")
+            kind = "is a folder" if Path(model).is_dir() else "does not exist"
+            raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
         return os.fspath(model)
     if isinstance(model, onnx.ModelProto):
         if model.ByteSize() < _IN_MEMORY_LIMIT:

@@ -141,7 +141,6 @@ BAD_MODELS = {
     "opset": (_parsed(opset=99), "[Oo]pset 99.*older opset"),
     "operator": (_parsed(body="y = Foo(x)"), "No Op registered for Foo"),
     "not ONNX": (b"not a model", "cannot load.*protobuf"),
-    "no file": ("/no/such/model.onnx", "no such file"),
 }
 
 
@@ -151,6 +150,13 @@ def test_models_that_do_not_load(case: str) -> None:
     with pytest.raises(InvalidModelError, match=message) as caught:
         Session(model)
     assert "/onnxruntime_src/" not in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Any) -> None:
+    with pytest.raises(UsageError, match="does not exist; give the path"):
+        Session(tmp_path / "m.onnx")
+    with pytest.raises(UsageError, match="is a folder; give the path"):
+        Session(tmp_path)
 
 
 def test_bfloat16_is_refused_clearly() -> None:

@@ -30,9 +30,12 @@ def fresh() -> ir.SymbolicDim:
 
 def symbol(name: str | None) -> Dim:
     """The dimension that a model calls `name`: an expression where it reads as one."""
-    if not name or not re.search(r"[A-Za-z_]", name) or name in ("None", "unk", "unknown"):
-        return fresh()
-    return _named(name)
+    return fresh() if is_placeholder(name) else _named(name or "")
+
+
+def is_placeholder(name: str | None) -> bool:
+    """Whether a name is some exporter's word for "unknown": two of these need not be equal."""
+    return not name or not re.search(r"[^\W\d]", name) or name in ("None", "unk", "unknown")
 
 
 @functools.lru_cache(maxsize=4096)

@@ -125,6 +125,16 @@ class Ops:
             return self.ints([int(d) for d in chosen if isinstance(d, int)])
         return self.Gather(self.Shape(value), self.ints(axes))
 
+    def count(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
+        """The number of elements along some axes, as a tensor of one element.
+
+        Said outright and not as -1, which cannot be worked out for an empty batch.
+        """
+        total = dims.product(dims.of(value)[axis] for axis in axes)
+        if isinstance(total, int):
+            return self.ints([total])
+        return self.ReduceProd(self.sizes(value, axes), keepdims=1)
+
     def zeros_like(self, value: ir.Value) -> ir.Value:
         """Zeros in the shape of a primal value."""
         shape = dims.static(value)

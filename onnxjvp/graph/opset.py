@@ -64,7 +64,36 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
             f"the model's opset {current} could not be raised to {target} by onnx's version "
             f"converter: {str(error).strip()}. Export it again with opset {FLOOR} or newer"
         ) from error
-    return _with_weights(ir.from_proto(proto), model)
+    raised = ir.from_proto(proto)
+    if current < 11:
+        _repair(raised, model)
+    return _with_weights(raised, model)
+
+
+def _repair(raised: ir.Model, original: ir.Model) -> None:
+    """What onnx's converter gets wrong on the way to opset 11.
+
+    Resize and Upsample sampled at x/scale; the converter leaves out the attribute that says so.
+    Attributes of Clip and Pad become constants that are float32 in models of any dtype.
+    """
+    inferred = onnx.shape_inference.infer_shapes(skeleton(original)).graph
+    typed = (*inferred.value_info, *inferred.input, *inferred.output)
+    dtypes = {v.name: v.type.tensor_type.elem_type for v in typed}
+    for node in raised.graph:
+        if node.op_type == "Resize":
+            node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
+            node.attributes.add(ir.AttrString("nearest_mode", "floor"))
+        elif node.op_type in ("Clip", "Pad"):
+            wanted = ir.DataType(dtypes.get(node.outputs[0].name or "", ir.DataType.FLOAT))
+            for value in node.inputs[1:]:
+                made = None if value is None else value.producer()
+                if value is None or made is None or made.op_type != "Constant":
+                    continue
+                tensor = ir.convenience.get_const_tensor(value)
+                if tensor is not None and tensor.dtype == ir.DataType.FLOAT != wanted:
+                    array = tensor.numpy().astype(wanted.numpy())
+                    made.attributes.clear()
+                    made.attributes.add(ir.AttrTensor("value", ir.tensor(array)))
 
 
 def _with_weights(raised: ir.Model, original: ir.Model) -> ir.Model:

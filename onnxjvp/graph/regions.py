@@ -97,7 +97,7 @@ def regions(graph: ir.Graph) -> list[Region]:
     for node in graph:
         for matcher in MATCHERS.get(node.op_type, ()):
             region = matcher(node)
-            if region is not None and _is_closed(region) and not taken & set(region.nodes):
+            if region is not None and _is_whole(region) and not taken & set(region.nodes):
                 groups[node] = region
                 taken |= set(region.nodes)
                 break
@@ -106,8 +106,11 @@ def regions(graph: ir.Graph) -> list[Region]:
     ]
 
 
-def _is_closed(region: Region) -> bool:
-    """Whether nothing outside reads a value from the middle of the group."""
+def _is_whole(region: Region) -> bool:
+    """Whether nothing outside reads a value from the middle, and y has the shape of x."""
+    x, y = region.operand(0), region.outputs[0]
+    if x.shape is None or y.shape is None or x.shape.dims != y.shape.dims:
+        return False  # constants of a higher rank than x, say
     members = set(region.nodes)
     for node in region.nodes[:-1]:
         for value in node.outputs:
@@ -302,7 +305,9 @@ def _centred_over_deviation(div: ir.Node) -> tuple[ir.Value, set[ir.Node], float
         if not (by_power or by_self) or mean is None or x is None or twin is None:
             continue
         # torch's older exporter writes the subtraction once, others twice
-        same = twin is centred or (twin.op_type == "Sub" and list(twin.inputs) == [x, mean])
+        same = twin is centred or (
+            twin.op_type == "Sub" and list(twin.inputs) == [x, mean.outputs[0]]
+        )
         if not same or mean.inputs[0] is not x:
             continue
         if not (_over_last(mean) and _over_last(mean_square)):

@@ -50,7 +50,7 @@ class Lanes:
             assert stack.unfolded is not None
             stack.folded = stack.unfolded
             if rank(stack.like) > 0:
-                stack.folded = self._view(stack.unfolded, self.folded_dims(stack.like), [-1], 2)
+                stack.folded = self._view(stack.unfolded, self.folded_dims(stack.like))
         return stack.folded
 
     def unfold(self, stack: Stacked) -> ir.Value:
@@ -58,18 +58,23 @@ class Lanes:
             assert stack.folded is not None
             stack.unfolded = stack.folded
             if rank(stack.like) > 0:
-                shape = self.unfolded_dims(stack.like)
-                stack.unfolded = self._view(stack.folded, shape, [self.count, -1], 1)
+                stack.unfolded = self._view(stack.folded, self.unfolded_dims(stack.like))
         return stack.unfolded
 
-    def _view(self, value: ir.Value, shape: Dims, head: list[int], kept: int) -> ir.Value:
-        """Reshape to `shape`: `head`, then the value's own axes from `kept` on."""
-        out = self.op.reshape_to(value, shape)
-        if out is None:
-            tail = self.op.shape_of(value, start=kept)
-            target = self.op.Concat(self.op.ints(head), tail, axis=0)
-            out = self.op.Reshape(value, target)
-            out.shape = ir.Shape(shape)
+    def _view(self, value: ir.Value, shape: Dims) -> ir.Value:
+        """Reshape between the two forms; with several symbols the sizes are read at run time."""
+        op = self.op
+        out = op.reshape_to(value, shape)
+        if out is not None:
+            return out
+        if rank(value) > len(shape):
+            factor = op.ints([self.count] + [1] * (len(shape) - 1))
+            target = op.Mul(op.Shape(value, start=1), factor)
+        else:
+            factor = op.ints([self.count] + [1] * (rank(value) - 1))
+            target = op.Concat(op.ints([self.count]), op.Div(op.Shape(value), factor), axis=0)
+        out = op.Reshape(value, target)
+        out.shape = ir.Shape(shape)
         return out
 
     # -- in and out ----------------------------------------------------------------------------

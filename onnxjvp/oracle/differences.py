@@ -15,8 +15,11 @@ Values = dict[str, Array]
 #: step lengths relative to x, in the order in which they are tried: a middling pair first, smaller
 #: ones against kinks nearby, larger ones against rounding where |f(x)| dwarfs |J u|
 STEPS = (1e-7, 1e-6, 1e-8, 1e-9, 1e-5, 1e-4)
-#: f is taken to carry rounding errors of this many units, relative to its largest element
-_ROUNDING = 16 * float(np.finfo(np.float64).eps)
+#: f is taken to carry rounding errors of this size at least, relative to its largest element;
+#: where they are larger, they show in the gaps
+_ROUNDING = 4 * float(np.finfo(np.float64).eps)
+#: no element's spread is taken to be less than this many times the median's: see `_even`
+_TYPICAL = 6.0
 #: no further steps are tried once this share of every output's elements is settled
 _ENOUGH = 0.99
 
@@ -31,10 +34,15 @@ class Derivative:
     value: Values
     #: a bound on the error of each element of `value`
     error: Values
-    #: elements that differences cannot settle: f has a kink at x, or within the smallest step
+    #: elements that are not settled: f has a kink at x or within every step, or is not finite, or
+    #: J u is below the rounding of f
     kinks: Values
     #: relative steps that were evaluated
     steps: tuple[float, ...]
+
+    def within(self, name: str, share: float) -> Array:
+        """Elements whose error is bounded by a share of the output's largest slope."""
+        return ~_Estimate(self.value[name], self.error[name]).exceeds(share)
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,9 @@ class _Estimate:
     value: Array
     error: Array
 
-    def unsettled(self, target: float) -> Array:
-        """Elements whose error is not bounded well enough; NaN never is."""
-        return ~(self.error <= target * _size(self.value))
+    def exceeds(self, share: float) -> Array:
+        """Elements whose error is not bounded by a share of the largest slope; NaN never is."""
+        return ~(self.error <= share * _size(self.value))
 
 
 def directional_derivative(
@@ -97,14 +105,14 @@ def directional_derivative(
         }
         ascending = [found[each] for each in sorted(found)]
         best = {name: _best([one[name] for one in ascending], target) for name in outputs}
-        unsettled = [best[name].unsettled(target) for name in outputs if best[name].value.size]
+        unsettled = [best[name].exceeds(target) for name in outputs if best[name].value.size]
         if len(found) > 1 and all(mask.mean() <= 1 - _ENOUGH for mask in unsettled):
             break
     return Derivative(
         primal=primal,
         value={name: best[name].value for name in outputs},
         error={name: best[name].error for name in outputs},
-        kinks={name: best[name].unsettled(target) for name in outputs},
+        kinks={name: best[name].exceeds(target) for name in outputs},
         steps=tuple(found),
     )
 
@@ -120,7 +128,8 @@ def _unit(x: Mapping[str, Array], u: Mapping[str, Array]) -> float:
 
 
 def _root_mean_square(values: Array) -> float:
-    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64)))) if values.size else 0.0
+    finite = values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(np.square(finite)))) if finite.size else 0.0
 
 
 def _difference(here: Array, ahead: Array, behind: Array, length: float) -> _Difference:
@@ -138,12 +147,12 @@ def _best(ascending: Sequence[_Difference], target: float) -> _Estimate:
     """
     estimates = [_from_one(each) for each in ascending]
     estimates += [_from_two(fine, coarse) for fine, coarse in itertools.pairwise(ascending)]
-    return min(estimates, key=lambda e: (int(e.unsettled(target).sum()), _median(e.error)))
+    return min(estimates, key=lambda e: (int(e.exceeds(target).sum()), _median(e.error)))
 
 
 def _from_one(difference: _Difference) -> _Estimate:
     """A kink within the step parts the one-sided slopes by at least twice its effect."""
-    return _Estimate(difference.slope, _even(difference.gap + difference.rounding))
+    return _Estimate(difference.slope, _even(difference.gap) + difference.rounding)
 
 
 def _from_two(fine: _Difference, coarse: _Difference) -> _Estimate:
@@ -155,17 +164,18 @@ def _from_two(fine: _Difference, coarse: _Difference) -> _Estimate:
     with np.errstate(invalid="ignore"):
         apart = np.abs(fine.slope - coarse.slope)
     kinked = fine.gap > 0.5 * coarse.gap + fine.rounding
-    error = apart + np.where(kinked, fine.gap, 0.0) + coarse.rounding
-    return _Estimate(coarse.slope, _even(error))
+    spread = apart + np.where(kinked, fine.gap, 0.0)
+    return _Estimate(coarse.slope, _even(spread) + coarse.rounding)
 
 
-def _even(error: Array) -> Array:
-    """No element is held to be more accurate than half of them are: that would be by chance."""
-    return np.maximum(error, _median(error))
+def _even(spread: Array) -> Array:
+    """Where half of the elements are affected by kinks, the rest look better by chance only."""
+    return np.maximum(spread, _TYPICAL * _median(spread))
 
 
 def _median(error: Array) -> float:
-    return float(np.median(np.where(np.isnan(error), np.inf, error))) if error.size else 0.0
+    numbers = np.where(np.isnan(error), np.inf, error)
+    return float(np.quantile(numbers, 0.5, method="lower")) if error.size else 0.0
 
 
 def _size(values: Array) -> float:

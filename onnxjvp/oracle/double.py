@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,20 +21,36 @@ _NARROW_DTYPES = {"float16", "bfloat16", "float32"}
 _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "softmax_precision"}
 
 
-def to_double(model: ModelProto) -> ModelProto:
+@dataclass(frozen=True)
+class _Schemas:
+    versions: dict[str, int]
+    beyond: frozenset[str]
+
+    def of(self, node: NodeProto) -> onnx.defs.OpSchema | None:
+        try:
+            return onnx.defs.get_schema(
+                node.op_type, self.versions.get(node.domain, 1), node.domain
+            )
+        except onnx.defs.SchemaError:
+            return None
+
+
+def to_double(model: ModelProto, *, beyond_schema: Collection[str] = ()) -> ModelProto:
     """A copy of the model that computes in float64 throughout; model-local functions are inlined.
 
     Where an operator's schema takes no double (the `scales` of Resize, quantisation), a Cast back
-    to float32 feeds it, and what it makes is cast to float64 again.
+    to float32 feeds it, and what it makes is cast to float64 again; operators named in
+    `beyond_schema` take double all the same, in a model that no longer is valid ONNX.
     """
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     double = ModelProto()
     double.CopyFrom(model)
-    opsets = {entry.domain: entry.version for entry in model.opset_import}
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    schemas = _Schemas(versions, frozenset(beyond_schema))
     taken = {name for graph in graphs(double.graph) for name in _names(graph)}
     fresh = (f"float64_{i}" for i in itertools.count())
-    _widen_graph(double.graph, opsets, (name for name in fresh if name not in taken))
+    _widen_graph(double.graph, schemas, (name for name in fresh if name not in taken))
     return double
 
 
@@ -63,14 +80,14 @@ def _names(graph: GraphProto) -> Iterator[str]:
         yield from node.output
 
 
-def _widen_graph(graph: GraphProto, opsets: dict[str, int], fresh: Iterator[str]) -> None:
+def _widen_graph(graph: GraphProto, schemas: _Schemas, fresh: Iterator[str]) -> None:
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for sparse in graph.sparse_initializer:
         _widen_tensor(sparse.values)
     for info in (*graph.input, *graph.output, *graph.value_info):
         _widen_type(info.type)
-    widened_nodes = [made for node in graph.node for made in _widen_node(node, opsets, fresh)]
+    widened_nodes = [made for node in graph.node for made in _widen_node(node, schemas, fresh)]
     del graph.node[:]
     graph.node.extend(widened_nodes)
 
@@ -95,15 +112,13 @@ def _widen_type(kind: TypeProto) -> None:
             _widen_type(kind.map_type.value_type)
 
 
-def _widen_node(
-    node: NodeProto, opsets: dict[str, int], fresh: Iterator[str]
-) -> Iterable[NodeProto]:
+def _widen_node(node: NodeProto, schemas: _Schemas, fresh: Iterator[str]) -> Iterable[NodeProto]:
     """The node in float64, between the Casts that it needs."""
-    schema = _schema(node, opsets)
+    schema = schemas.of(node)
     for attribute in node.attribute:
-        _widen_attribute(attribute, opsets, fresh)
+        _widen_attribute(attribute, schemas, fresh)
     _spell_out_types(node, schema)
-    if schema is None:
+    if schema is None or node.op_type in schemas.beyond:
         return [node]
     before, after = [], []
     for i, name in enumerate(node.input):
@@ -117,13 +132,11 @@ def _widen_node(
     return [*before, node, *after]
 
 
-def _widen_attribute(
-    attribute: AttributeProto, opsets: dict[str, int], fresh: Iterator[str]
-) -> None:
+def _widen_attribute(attribute: AttributeProto, schemas: _Schemas, fresh: Iterator[str]) -> None:
     if attribute.HasField("g"):
-        _widen_graph(attribute.g, opsets, fresh)
+        _widen_graph(attribute.g, schemas, fresh)
     for graph in attribute.graphs:
-        _widen_graph(graph, opsets, fresh)
+        _widen_graph(graph, schemas, fresh)
     for tensor in (*([attribute.t] if attribute.HasField("t") else ()), *attribute.tensors):
         _widen_tensor(tensor)
     if attribute.HasField("sparse_tensor"):
@@ -148,13 +161,6 @@ def _spell_out_types(node: NodeProto, schema: onnx.defs.OpSchema | None) -> None
         declared = schema.attributes.get(name) if schema else None
         if declared is not None and declared.default_value.i in _NARROW:
             node.attribute.append(onnx.helper.make_attribute(name, TensorProto.DOUBLE))
-
-
-def _schema(node: NodeProto, opsets: dict[str, int]) -> onnx.defs.OpSchema | None:
-    try:
-        return onnx.defs.get_schema(node.op_type, opsets.get(node.domain, 1), node.domain)
-    except onnx.defs.SchemaError:
-        return None
 
 
 def _is_narrow(

@@ -53,7 +53,7 @@ class Evaluator:
         if random := random_nodes(bare.graph):
             kinds = ", ".join(sorted({node.op_type for node in random}))
             raise NoOracleError(f"{kinds} draws random numbers")
-        double = to_double(bare)
+        double = to_double(bare, beyond_schema={kernel.__name__ for kernel in KERNELS})
         fed = {info.name for info in double.graph.input}
         self._weights = {
             name: widened(value.const_value.numpy())
@@ -67,7 +67,11 @@ class Evaluator:
             raise NoOracleError(f"onnx.reference cannot run it: {error}") from error
 
     def run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str] | None = None,
+        *,
+        noise: float = 0.0,
     ) -> dict[str, Array]:
         """Outputs in float64.
 
@@ -75,13 +79,24 @@ class Evaluator:
           feeds: arrays for the inputs, widened as needed. A parameter or a value inside the
             model that is fed too keeps what it is fed.
           outputs: names of the values wanted; None means all outputs.
+          noise: relative error given to every number of the inputs and large parameters, at
+            random: how a runtime of that precision may see the model.
         Raises:
           NoOracleError: an operator's implementation failed.
         """
         wanted = list(self.outputs if outputs is None else outputs)
         values = self._weights | {name: widened(array) for name, array in feeds.items()}
+        if noise:
+            rng = np.random.default_rng(0)
+            values = {name: _noisy(array, noise, rng) for name, array in values.items()}
         with np.errstate(all="ignore"):
             return dict(zip(wanted, self._interpreter.run(wanted, values), strict=True))
+
+
+def _noisy(array: Array, noise: float, rng: np.random.Generator) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    return array * (1.0 + noise * rng.uniform(-1.0, 1.0, array.shape))
 
 
 def random_nodes(graph: GraphProto) -> list[NodeProto]:

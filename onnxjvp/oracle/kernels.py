@@ -296,13 +296,10 @@ def LayerNormalization(
 def GroupNormalization(
     X: Array, scale: Array, bias: Array, *, num_groups: int, epsilon: float = 1e-5
 ) -> Array:
-    """Scale and bias per channel (opset 21), or per group (opset 18)."""
     grouped = X.reshape(X.shape[0], num_groups, -1)
     centred = grouped - grouped.mean(axis=2, keepdims=True)
     normal = centred / np.sqrt(grouped.var(axis=2, keepdims=True) + epsilon)
-    each = X.shape[1] // scale.size
-    scale, bias = (_per_channel(np.repeat(values, each), X) for values in (scale, bias))
-    return np.asarray(normal.reshape(X.shape) * scale + bias)
+    return np.asarray(normal.reshape(X.shape) * _per_channel(scale, X) + _per_channel(bias, X))
 
 
 @kernel

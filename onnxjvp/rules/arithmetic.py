@@ -155,7 +155,8 @@ def reduce_extreme_push(op: Ops, region: Region, tangents: Tangents) -> Sequence
     # bring the reduced axes to the end and flatten them: one arg-extreme, one gather
     kept = [i for i in range(n) if i not in axes]
     perm = [*kept, *axes]
-    target = op.Concat(op.sizes(x, kept), op.ints([-1]), axis=0) if kept else op.ints([-1])
+    tail = op.count(x, axes)
+    target = op.Concat(op.sizes(x, kept), tail, axis=0) if kept else tail
 
     def flat(value: ir.Value) -> ir.Value:
         moved = op.Transpose(value, perm=perm) if perm != list(range(n)) else value

@@ -48,8 +48,7 @@ def max_pool_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Va
 def global_max_pool_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
     (t,), x, y = tangents, region.operand(0), region.outputs[0]
     assert t is not None
-    flat = op.ints([0, 0, -1])
+    flat = op.Concat(op.sizes(x, [0, 1]), op.count(x, range(2, rank(x))), axis=0)
     where = op.ArgMax(op.Reshape(x, flat), axis=2, keepdims=1)
     taken = op.GatherElements(op.Reshape(t, flat), where, axis=2)
-    spatial = range(3, rank(y))
-    return [op.unsqueeze(taken, *spatial)]
+    return [op.unsqueeze(taken, *range(3, rank(y)))]

@@ -1,162 +1,36 @@
-"""The checks of `verify`.
-
-The oracle knows no derivative rule. Without one (random nodes, operators that cannot be run in
-float64) the identities are still checked, in the runtime, and every row says so.
-"""
+"""The rows of each check."""
 
 from __future__ import annotations
 
-import os
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 
-from onnxjvp.errors import UsageError
-from onnxjvp.graph.load import load
-from onnxjvp.graph.opset import skeleton
-from onnxjvp.oracle import (
-    RANDOM,
-    Derivative,
-    Evaluator,
-    NoOracleError,
-    directional_derivative,
-    random_nodes,
-)
-from onnxjvp.runtime import ModelLike, Session
+from onnxjvp.oracle import Derivative
 from onnxjvp.verify.contract import Contract
-from onnxjvp.verify.point import MIX, Point, Values, choose_point
+from onnxjvp.verify.engines import Engine, Precise
+from onnxjvp.verify.point import MIX, Values
 from onnxjvp.verify.report import (
     AMPLIFIED,
     DIFFERENCES,
     IDENTITY,
     TOLERANCES,
+    USABLE,
     Array,
-    Report,
     Row,
-    Where,
     compare,
     not_applicable,
 )
 
 
-class HasProto(Protocol):
-    """What a rewriting returns."""
-
-    def proto(self) -> onnx.ModelProto: ...
-
-
-def verify(
-    model: ModelLike | HasProto,
-    rewritten: ModelLike | HasProto,
-    *,
-    inputs: Mapping[str, Array] | None = None,
-    seed: int = 0,
-    providers: Sequence[str] | None = None,
-    tolerance: float | None = None,
-    dims: Mapping[str, int] | None = None,
-) -> Report:
-    """Check a rewritten model against the model that was given to the rewriting.
-
-    Five checks, each on every tensor that it concerns:
-
-    - unchanged: f(x) is the original's, bit for bit with the runtime's optimisations off (to
-      rounding in the stacked layout, after a change of opset, and on other devices than the CPU).
-    - jvp = float64 differences: the rewritten model made double, against central differences of
-      the original made double; elements at kinks are left out and counted. The float64 evaluation
-      is trusted only if its f(x) is the runtime's.
-    - runtime = float64: the rewritten model in the runtime against itself in float64.
-    - clone identity: f_x(u) - f_x(0) = J u and f_x(x) = f(x), or f(x) - f_x(x - u) = J u.
-    - linear in u: J(a u + b w) = a J u + b J w.
-
-    Args:
-      model: the original; any model that a rewriting takes, or a rewriting's result.
-      rewritten: the file, model or result of the rewriting.
-      inputs: arrays for the original's inputs; those left out are drawn at random.
-      seed: of the inputs and directions drawn.
-      providers: the runtime's, as in `Session`.
-      tolerance: allowed to the runtime's derivatives in place of the table for its dtype.
-      dims: sizes of symbolic dimensions, for inputs that are drawn.
-    Raises:
-      UsageError: the rewritten model has no metadata, or a name in `dims` is unknown.
-      InputError: `inputs` do not fit the model.
-      InvalidModelError: a model cannot be loaded or run.
-    Cost: in float64, 6 to 11 evaluations of the original and 3 of the rewritten model.
-    """
-    before, after = _unwrapped(model), _unwrapped(rewritten)
-    original, changed = load(before).model, load(after).model
-    contract = Contract.read(changed)
-    random = bool(random_nodes(skeleton(original).graph))
-    if random:
-        before, after = _seeded(original), _seeded(changed)
-    session = Session(after, providers=providers, optimize=False)
-    contract.check(session)
-    point = choose_point(contract, session.inputs, original, inputs or {}, seed, dims)
-    dtypes = {spec.name: spec.dtype for spec in session.inputs}
-
-    def run_again(feeds: Values) -> Values:
-        return Session(after, providers=providers, optimize=False).run(feeds)
-
-    # equal seeds draw equal numbers in the first run of a session only
-    run = run_again if random else session.run
-    runtime = _Engine("runtime", run, contract, point, dtypes)
-    primal = Session(before, providers=providers, optimize=False).run(point.feeds)
-    derivative, precise, oracle = _consult_oracle(before, after, contract, point, primal)
-    on_cpu = session.providers == ("CPUExecutionProvider",)
-    exact = on_cpu and contract.layout != "stacked" and contract.raised_from is None
-    checks = _Checks(contract, runtime, precise, derivative, oracle, tolerance)
-    rows = (
-        *checks.unchanged(primal, exact),
-        *checks.against_differences(),
-        *checks.runtime_against_float64(),
-        *checks.identities(point.w_is_x),
-        *checks.linear(),
-    )
-    return Report(rows, oracle)
-
-
-class _Engine:
-    """The rewritten model at the point, evaluated once for each direction."""
-
-    def __init__(
-        self,
-        where: Where,
-        run: Callable[[Values], Values],
-        contract: Contract,
-        point: Point,
-        dtypes: Mapping[str, Any],
-    ) -> None:
-        self.where: Where = where
-        self._run, self._contract, self._point, self._dtypes = run, contract, point, dtypes
-        self._values: dict[str, Values] = {}
-
-    def __call__(self, direction: str) -> Values:
-        if direction not in self._values:
-            feeds = self._point.seeded(self._contract, direction, self._dtypes)
-            self._values[direction] = self._run(feeds)
-        return self._values[direction]
-
-    def nudged(self, dtype: np.dtype[Any]) -> Values:
-        """Values along u where x is off by some units in the last place of a dtype."""
-        key = f"nudged by {dtype}"
-        if key not in self._values:
-            feeds = self._point.seeded(self._contract, "u", self._dtypes)
-            feeds |= self._point.nudged(float(np.finfo(dtype).eps))
-            self._values[key] = self._run(feeds)
-        return self._values[key]
-
-
-class _Checks:
+class Checks:
     """The rows of each check."""
 
     def __init__(
         self,
         contract: Contract,
-        runtime: _Engine,
-        precise: _Engine | None,
+        runtime: Engine,
+        precise: Precise | None,
         derivative: Derivative | None,
         oracle: str,
         tolerance: float | None,
@@ -164,7 +38,7 @@ class _Checks:
         self._results = contract.results
         self._by_subtraction = contract.layout == "stacked"
         self._runtime, self._precise, self._derivative = runtime, precise, derivative
-        self._engine = precise or runtime
+        self._engine: Engine = precise or runtime
         self._oracle, self._tolerance = oracle, tolerance
 
     def unchanged(self, primal: Values, exact: bool) -> Iterator[Row]:
@@ -184,22 +58,22 @@ class _Checks:
             if self._derivative is None:
                 yield not_applicable(check, jvp, where, self._oracle)
                 continue
-            judged = ~self._derivative.kinks[name]
+            judged = self._derivative.within(name, USABLE)
             if judged.size and not judged.any():
                 reason = "every element is at a kink, or J u is below the rounding of f(x)"
                 yield not_applicable(check, jvp, where, reason)
                 continue
-            left_out = int(judged.size - judged.sum())
+            value, error = self._derivative.value[name], self._derivative.error[name]
             yield compare(
                 check,
                 jvp,
                 where,
                 self._engine("u")[jvp],
-                self._derivative.value[name],
+                value,
                 DIFFERENCES if self._precise else self._allowed(jvp),
                 judged=judged,
-                slack=np.where(judged, self._derivative.error[name], 0.0),
-                note=f"{left_out} of {judged.size} elements at kinks, left out" if left_out else "",
+                slack=np.where(judged, error, 0.0),
+                note=_left_out(judged),
             )
 
     def runtime_against_float64(self) -> Iterator[Row]:
@@ -214,10 +88,10 @@ class _Checks:
                 terms = tuple(tensors.values()) if subtracted else (tensor,)
                 yield self._rounded(check, tensor, terms, self._precise)
 
-    def _rounded(self, check: str, tensor: str, terms: tuple[str, ...], precise: _Engine) -> Row:
-        """Allow what the table does, or a multiple of what rounding the input does by itself.
+    def _rounded(self, check: str, tensor: str, terms: tuple[str, ...], precise: Precise) -> Row:
+        """Allow what the table does, or what rounding the inputs and weights would do by itself.
 
-        A deep network's derivative jumps at kinks that lie within the rounding of its inputs.
+        A deep network's derivative jumps at kinks that lie within the rounding of its values.
         """
         found, values = self._runtime("u")[tensor], precise("u")
         scales = tuple(values[term] for term in terms)
@@ -239,13 +113,15 @@ class _Checks:
         first = row(allowed)
         if first.status == "passed" or self._tolerance is not None:
             return first
-        nudged = precise.nudged(found.dtype)[tensor]
+        noisy = precise.noisy(found.dtype)[tensor]
         moved = compare(
-            check, tensor, "float64", nudged, values[tensor], 0.0, terms=scales, by_norm=True
+            check, tensor, "float64", noisy, values[tensor], 0.0, terms=scales, by_norm=True
         ).relative
         if moved is None or AMPLIFIED * moved <= allowed:
             return first
-        return row(AMPLIFIED * moved, f"rounding the inputs alone moves it by {moved:.1e}")
+        return row(
+            AMPLIFIED * moved, f"rounding the inputs and weights alone moves it by {moved:.1e}"
+        )
 
     def identities(self, w_is_x: bool) -> Iterator[Row]:
         """J u from the frozen network's values, and its value at x."""
@@ -318,64 +194,6 @@ class _Checks:
         return "the rewritten model cannot be evaluated in float64"
 
 
-def _consult_oracle(
-    before: ModelLike, after: ModelLike, contract: Contract, point: Point, primal: Values
-) -> tuple[Derivative | None, _Engine | None, str]:
-    """The derivative, the rewritten model in float64, and what the oracle is."""
-    try:
-        derivative = _differences(before, contract, point, primal)
-    except NoOracleError as error:
-        return None, None, f"no oracle: {error}"
-    try:
-        doubles = dict.fromkeys(contract.seeds.values(), np.float64)
-        precise = _Engine("float64", Evaluator(after).run, contract, point, doubles)
-        precise("u")
-    except NoOracleError:
-        return derivative, None, "float64 differences"
-    return derivative, precise, "float64 differences"
-
-
-def _differences(before: ModelLike, contract: Contract, point: Point, primal: Values) -> Derivative:
-    evaluator = Evaluator(before)
-    inside = [name for name in contract.seeds if name not in point.at]
-    x = point.feeds | point.at
-    if inside:
-        x |= evaluator.run(point.feeds, inside)
-    derivative = directional_derivative(
-        evaluator.run, x, point.directions["u"], list(contract.results), target=DIFFERENCES
-    )
-    for name in contract.results:
-        found, expected = primal[name], derivative.primal[name]
-        allowed = TOLERANCES[found.dtype.name].rounding
-        row = compare("", name, "runtime", found, expected, allowed)
-        if row.status == "failed":
-            raise NoOracleError(
-                f"{name} in float64 differs from the runtime's by {row.relative or np.inf:.1e}, "
-                f"more than {allowed:.0e}"
-            )
-    return derivative
-
-
-def _seeded(model: ir.Model) -> ir.Model:
-    """The model with a seed in every random node, the same for the same output name."""
-    model = model.clone()
-    for node in model.graph.all_nodes():
-        if node.op_type in RANDOM and "seed" not in node.attributes:
-            kind = ir.AttributeType.INT if node.op_type == "Dropout" else ir.AttributeType.FLOAT
-            number = zlib.crc32((node.outputs[0].name or "").encode()) % 1000
-            seed = number if kind == ir.AttributeType.INT else float(number)
-            node.attributes["seed"] = ir.Attr("seed", kind, seed)
-    return model
-
-
-def _unwrapped(model: ModelLike | HasProto) -> ModelLike:
-    if isinstance(model, (str, os.PathLike, bytes, onnx.ModelProto, ir.Model)):
-        return model
-    if isinstance(inner := getattr(model, "model", None), ir.Model):
-        return inner  # of any size
-    if not callable(getattr(model, "proto", None)):
-        raise UsageError(
-            f"verify takes a path, bytes, a ModelProto, an onnx_ir.Model or the result of a "
-            f"rewriting, not {type(model).__name__}."
-        )
-    return model.proto()
+def _left_out(judged: Array) -> str:
+    count = int(judged.size - judged.sum())
+    return f"{count} of {judged.size} elements at kinks, left out" if count else ""

@@ -33,15 +33,6 @@ class Point:
     def w_is_x(self) -> bool:
         return len(self.at) == len(self.directions["w"])
 
-    def nudged(self, unit: float) -> Values:
-        """The floating-point inputs, each number off by up to 8 units relative to itself."""
-        rng = np.random.default_rng(0)
-        return {
-            name: array * (1.0 + 8 * unit * rng.uniform(-1, 1, array.shape))
-            for name, array in self.feeds.items()
-            if array.dtype.kind == "f"
-        }
-
     def seeded(self, contract: Contract, direction: str, dtypes: Mapping[str, Any]) -> Values:
         """Feeds of the rewritten model, with a direction in its seeds."""
         seeds = {
@@ -83,7 +74,9 @@ def choose_point(
         else by_name[seed_name]
         for name, seed_name in contract.seeds.items()
     }
-    first, second = (random_feeds(list(shaped.values()), n, known) for n in (seed, seed + 1))
+    symbols = {dim for spec in shaped.values() for dim in spec.shape}
+    sizes = {dim: size for dim, size in _sizes(plain, feeds).items() if dim in symbols}
+    first, second = (random_feeds(list(shaped.values()), n, sizes) for n in (seed, seed + 1))
     u, w = {}, {}
     for name, spec in shaped.items():
         u[name] = _direction(first[spec.name], at.get(name))
@@ -93,7 +86,7 @@ def choose_point(
 
 
 def _sizes(specs: Sequence[TensorSpec], given: Mapping[str, Array]) -> dict[str, int]:
-    """Sizes that the given arrays settle for symbolic dimensions."""
+    """Sizes that arrays settle for symbolic dimensions."""
     return {
         dim: size
         for spec in specs
@@ -105,5 +98,6 @@ def _sizes(specs: Sequence[TensorSpec], given: Mapping[str, Array]) -> dict[str,
 
 def _direction(drawn: Array, at: Array | None) -> Array:
     """As long as the point where that is not zero, and exact in the seed's dtype."""
-    length = 1.0 if at is None or not at.size else float(np.sqrt(np.mean(at * at))) or 1.0
-    return (drawn * length).astype(drawn.dtype).astype(np.float64)
+    numbers = np.ones(1) if at is None else at[np.isfinite(at)]
+    length = float(np.sqrt(np.mean(np.square(numbers)))) if numbers.size else 0.0
+    return (drawn * (length or 1.0)).astype(drawn.dtype).astype(np.float64)

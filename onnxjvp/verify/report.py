@@ -28,10 +28,13 @@ TOLERANCES = {
     "float32": Tolerance(rounding=1e-5, runtime=1e-3),
     "float64": Tolerance(rounding=1e-10, runtime=1e-8),
 }
-#: the runtime's error may be this many times what an input off by 8 units in the last place causes
-AMPLIFIED = 4.0
+#: the runtime may be off by this many times what inputs and weights cause that are themselves off
+#: by this many units in the last place
+AMPLIFIED, UNITS = 4.0, 8.0
 #: J u in float64 against differences in float64
 DIFFERENCES = 1e-6
+#: elements where the differences' own error exceeds this share of the largest are not judged
+USABLE = 1e-3
 #: identities between values in float64
 IDENTITY = 1e-9
 
@@ -51,7 +54,7 @@ class Row:
     #: zero; in "runtime = float64" the 2-norm of the error over the largest of the terms' 2-norms,
     #: as rounding may move a few values inside the model across a kink
     relative: float | None = None
-    #: largest `relative` that passes
+    #: largest `relative` that passes; against differences, with their own error on top
     tolerance: float | None = None
     #: index of the worst element
     index: tuple[int, ...] | None = None
@@ -105,8 +108,9 @@ def compare(
       judged: mask of the elements to compare; None means all.
       slack: error of `expected` itself, element by element, allowed on top of the tolerance.
     """
-    if found.shape != expected.shape:
-        note = f"shape {found.shape} where {expected.shape} is expected"
+    shape = expected.shape if judged is None else judged.shape
+    if not found.shape == expected.shape == shape:
+        note = f"shape {found.shape} where {shape} is expected"
         return Row(check, tensor, "failed", where, tolerance=tolerance, note=note)
     error = _errors(found, expected)
     if judged is not None:
@@ -117,6 +121,8 @@ def compare(
     absolute = float(error.max(initial=0.0))
     relative = absolute / scale
     passed = bool(np.all(error <= tolerance * scale + (0.0 if slack is None else slack)))
+    if slack is not None:
+        tolerance += _largest(slack) / scale
     if by_norm:
         relative = _norm(error) / scale
         passed = relative <= tolerance

@@ -1,0 +1,119 @@
+"""`onnxjvp inspect`."""
+
+# ruff: noqa: PLC0415  (ONNX is imported where it is used, so that --help is fast)
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxjvp.cli import output
+
+if TYPE_CHECKING:
+    from onnxjvp.inspect import Inspection
+
+
+def inspect(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file to describe.")],
+    wrt: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Input to differentiate in [default: all float ones]."),
+    ] = None,
+    allow_links: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Follow links to external data that stay inside DIR.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Show what a model holds and whether it can be rewritten.
+
+    Lists inputs, outputs, constants, and every operator with the kind of its derivative rule or
+    the reason why it is refused. Operators off the live paths, from the inputs differentiated in
+    to the outputs, need no rule.
+
+    \b
+    Examples:
+      onnxjvp inspect models/digits_cnn.onnx
+      onnxjvp inspect models/wine_mlp.onnx --wrt features
+      onnxjvp inspect models/digits_cnn.onnx --json
+    """
+    with output.busy("loading onnx"):
+        from onnxjvp.inspect import inspect as describe
+    with output.busy(f"reading {model}"):
+        found = describe(model, wrt, links=allow_links)
+    if as_json:
+        output.print_json({"model": str(model), **found.to_dict()})
+    else:
+        _print(model, found)
+
+
+def _print(model: Path, found: Inspection) -> None:
+    output.line(str(model))
+    raised = f" (read as {found.raised_to})" if found.raised_to else ""
+    opsets = ", ".join(f"{domain} {version}" for domain, version in found.opsets.items())
+    output.line(f"opset {opsets}{raised}, IR version {found.ir_version}")
+    output.line(f"producer {found.producer or 'not named'}")
+    if found.functions:
+        output.line(f"functions {found.functions}, inlined below")
+    if found.rewritten is not None:
+        _print_rewritten(found.rewritten)
+    output.line()
+    output.table(
+        ("", "name", "dtype", "shape"),
+        [
+            (what, tensor.name, tensor.dtype, output.dims(tensor.shape))
+            for what, tensors in (("input", found.inputs), ("output", found.outputs))
+            for tensor in tensors
+        ],
+    )
+    if found.constants:
+        output.line()
+        _print_constants(found)
+    output.line()
+    output.table(
+        ("operator", "count", "nodes", "kind"),
+        [(row.op_type, row.count, row.nodes, row.kind) for row in found.operators],
+        right=("count", "nodes"),
+    )
+    for row in found.operators:
+        if row.reason is not None:
+            output.line(f"refused: {row.op_type}: {row.reason}; nodes {', '.join(row.names)}")
+    for cut in found.cuts:
+        output.line(f"derivative of zero on a live path: {cut}")
+    for name, reason in found.excluded.items():
+        output.line(f"excluded: output {name}: {reason}")
+    output.line()
+    if found.obstacle is None:
+        output.line(f"can be rewritten, differentiating in {', '.join(found.wrt)}")
+    else:
+        output.line(f"cannot be rewritten: {found.obstacle}")
+
+
+def _print_rewritten(description: dict[str, Any]) -> None:
+    if "damaged" in description:
+        output.line("written by onnxjvp, but its description of itself is damaged")
+        return
+    words = [f"{key} {description.get(key)}" for key in ("version", "emit", "layout", "method")]
+    output.line(f"written by onnxjvp: {', '.join(words)}")
+    for what in ("seeds", "results"):
+        output.line(f"{what} {json.dumps(description.get(what), ensure_ascii=False)}")
+
+
+def _print_constants(found: Inspection) -> None:
+    rows = [(c.place, c.dtype, c.tensors, c.elements, c.bytes) for c in found.constants]
+    total = [sum(row[i] for row in rows) for i in (2, 3, 4)]  # type: ignore[misc]
+    output.table(
+        ("constants", "dtype", "tensors", "elements", "bytes"),
+        [
+            (place, dtype, *(f"{amount:,}" for amount in amounts))
+            for place, dtype, *amounts in [*rows, ("all", "", *total)]
+        ],
+        right=("tensors", "elements", "bytes"),
+    )

@@ -1,0 +1,82 @@
+"""The console script: the commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
+
+import typer
+
+from onnxjvp._version import __version__
+from onnxjvp.cli import output
+from onnxjvp.cli.inspect import inspect
+from onnxjvp.cli.rewrite import rewrite
+from onnxjvp.cli.run import run
+from onnxjvp.cli.verify import verify
+from onnxjvp.errors import OnnxJvpError
+
+BAD_USAGE = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="onnxjvp",
+    help="Derivatives of deployed models as ordinary ONNX models.",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: the same everywhere, and fast
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+for command in (rewrite, inspect, verify, run):
+    app.command()(command)
+
+#: typer's errors in arguments; it has no name of its own for them in all its versions
+_ArgumentError = cast(type[Exception], typer.BadParameter.__bases__[0])
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"onnxjvp {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Returns:
+      0 done, 1 a check failed, 2 bad usage, 3 the model is invalid or cannot be rewritten, 130
+      interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in given
+    try:
+        result = app(given or ["--help"], prog_name="onnxjvp", standalone_mode=False)
+    except OnnxJvpError as error:
+        output.error(str(error), error.exit_code, as_json=as_json)
+        return error.exit_code
+    except _ArgumentError as error:
+        return _bad_arguments(cast(Any, error), as_json)
+    except (typer.Abort, KeyboardInterrupt):  # which of the three ways depends on typer's version
+        result = INTERRUPTED
+    if result == INTERRUPTED:
+        output.error("interrupted", INTERRUPTED, as_json=as_json)
+    code = result if isinstance(result, int) else 0
+    return code if given else BAD_USAGE
+
+
+def _bad_arguments(error: Any, as_json: bool) -> int:
+    command = error.ctx.command_path if error.ctx is not None else "onnxjvp"
+    reason = error.format_message().replace("Value error, ", "").rstrip(".")
+    message = f"{reason}. See {command} --help"
+    output.error(message, error.exit_code, as_json=as_json)
+    return int(error.exit_code)

@@ -1,0 +1,87 @@
+"""`onnxjvp verify`."""
+
+# ruff: noqa: PLC0415  (ONNX is imported where it is used, so that --help is fast)
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxjvp.cli import output
+from onnxjvp.cli.files import read_npz, sizes
+
+if TYPE_CHECKING:
+    from onnxjvp.verify import Report
+
+
+def verify(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The original .onnx file.")],
+    rewritten: Annotated[
+        Path, typer.Argument(metavar="REWRITTEN", help="The file that `rewrite` made of it.")
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Of the inputs and directions drawn.")] = 0,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Arrays for the model's inputs [default: drawn]."),
+    ] = None,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SIZE", help="Size of a dynamic dimension of drawn inputs."),
+    ] = None,
+    provider: Annotated[
+        str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
+    ] = "cpu",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check a rewritten model against its original, by numbers alone.
+
+    f(x) must be unchanged, J u must agree with differences in float64 and be linear in u, and a
+    clone must be affine. Exit code 1 if a check fails. Where the model cannot be evaluated in
+    float64 the table says "no oracle".
+
+    \b
+    Examples:
+      onnxjvp verify models/digits_cnn.onnx models/digits_cnn.clone.onnx
+      onnxjvp verify models/digits_cnn.onnx models/digits_cnn.clone.onnx --seed 7 --dim batch=4
+      onnxjvp verify models/digits_cnn.onnx models/digits_cnn.clone.onnx --inputs digits.npz
+    """
+    known = sizes(dim or ())
+    with output.busy("loading onnx"):
+        from onnxjvp.verify import verify as check
+    arrays = None if inputs is None else read_npz(inputs)
+    with output.busy(f"verifying {rewritten}"):
+        report = check(model, rewritten, inputs=arrays, seed=seed, providers=[provider], dims=known)
+    if as_json:
+        content = {"model": str(model), "rewritten": str(rewritten), **report.to_dict()}
+        output.print_json(content)
+    else:
+        print_report(report)
+    if not report.passed:
+        raise typer.Exit(1)
+
+
+def print_report(report: Report) -> None:
+    """The table of checks, the oracle and the verdict."""
+    columns = ["check", "tensor", "in", "worst error", "tolerance", "worst index", "verdict"]
+    rows = [
+        [
+            row.check,
+            row.tensor,
+            row.where,
+            output.number(row.relative),
+            output.number(row.tolerance),
+            "" if row.index is None else list(row.index),
+            row.status,
+        ]
+        for row in report.rows
+    ]
+    if any(row.note for row in report.rows):
+        columns.append("note")
+        rows = [[*cells, row.note] for cells, row in zip(rows, report.rows, strict=True)]
+    output.table(columns, rows, right=("worst error", "tolerance"))
+    output.line()
+    known = not report.oracle.startswith("no oracle")
+    output.line(f"oracle: {report.oracle}" if known else report.oracle)
+    count = sum(row.status == "failed" for row in report.rows)
+    output.line("verified" if report.passed else f"not verified: {count} check(s) failed")

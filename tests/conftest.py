@@ -1,0 +1,21 @@
+"""Shared by all tests: where `helpers` is found, and the models."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from helpers import MODELS
+
+#: every trained model in models/
+MODEL_FILES = sorted(path.name for path in MODELS.glob("*.onnx"))
+
+
+@pytest.fixture(params=MODEL_FILES)
+def model_file(request: pytest.FixtureRequest) -> str:
+    """Each file of models/ in turn."""
+    return str(MODELS / request.param)
+
+
+@pytest.fixture
+def model(model_file: str) -> onnx.ModelProto:
+    return onnx.load(model_file)

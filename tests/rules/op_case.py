@@ -1,0 +1,131 @@
+"""A row of the op tables: a small model, what is fed to it, and how far it is differentiable."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from helpers import Array, Draw, Input, Run, Values, build, checked, double, normal
+from onnx import ModelProto
+
+from onnxjvp import Rewritten, clone, jvp
+from onnxjvp.oracle import Evaluator
+
+FORMS = ("jvp", "split", "stacked", "substitute")
+
+
+@dataclass(frozen=True, eq=False)
+class OpCase:
+    """One model. `body`, `inputs` and `params` are those of `helpers.build`."""
+
+    name: str
+    body: str
+    inputs: Mapping[str, Input] = field(default_factory=lambda: {"x": ("N", 3)})
+    params: Mapping[str, Any] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ("y",)
+    opset: int = 18
+    #: sizes of the symbols
+    sizes: Mapping[str, int] = field(default_factory=lambda: {"N": 2})
+    draw: Draw = normal
+    #: other draws than `draw`, by input
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+    #: outputs that have no derivative
+    excluded: tuple[str, ...] = ()
+    #: the derivative is zero everywhere
+    flat: bool = False
+    #: draws numbers from a seed: every run needs a new session
+    random: bool = False
+    #: only float32 exists of it
+    single: bool = False
+    #: why onnxruntime cannot run it in float16
+    no_half: str = ""
+    #: why onnxruntime cannot run it at all
+    no_runtime: str = ""
+    #: why the evaluator runs it, though onnxruntime has the kernels
+    evaluated: str = ""
+    #: why f(x) in one dtype is nowhere near f(x) in another
+    by_dtype: str = ""
+    #: why there is no derivative for an empty batch, or onnxruntime gets the original wrong
+    not_empty: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def dtype(self) -> str:
+        """What float64 checks are run on."""
+        return "float32" if self.single else "float64"
+
+    def model(self, dtype: str | None = None, rounded: str | None = None) -> ModelProto:
+        return build(
+            self.body,
+            self.inputs,
+            self.params,
+            self.outputs,
+            dtype=dtype or self.dtype,
+            opset=self.opset,
+            rounded=rounded,
+        )
+
+    def run(self, model: ModelProto) -> Run:
+        """Evaluates a float64 model of this case."""
+        if self.single or self.evaluated:
+            return Evaluator(model).run
+        return double(model, fresh=self.random)
+
+    def point(self, **sizes: int) -> Values:
+        """What is fed to the original."""
+        rng = np.random.default_rng(zlib.crc32(self.name.encode()))
+        values = {}
+        for name, given in self.inputs.items():
+            if isinstance(given, np.ndarray):
+                values[name] = given
+            else:
+                draw = self.draws.get(name, self.draw)
+                values[name] = draw(rng, self._sized(given, sizes))
+        return values
+
+    def direction(self, seed: int = 1, **sizes: int) -> Values:
+        """A tangent for each float input."""
+        rng = np.random.default_rng([seed, zlib.crc32(self.name.encode())])
+        return {
+            name: np.asarray(rng.standard_normal(self._sized(given, sizes)))
+            for name, given in self.inputs.items()
+            if not isinstance(given, np.ndarray)
+        }
+
+    def _sized(self, shape: tuple[int | str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
+        known = {**self.sizes, **sizes}
+        return tuple(known[d] if isinstance(d, str) else d for d in shape)
+
+    @property
+    def differentiable(self) -> tuple[str, ...]:
+        return tuple(o for o in self.outputs if o not in self.excluded)
+
+
+@lru_cache(maxsize=None)
+def rewritten(case: OpCase, form: str, dtype: str | None = None) -> tuple[Rewritten, ModelProto]:
+    """The case in one of FORMS, checked."""
+    model = case.model(dtype)
+    match form:
+        case "jvp":
+            result = jvp(model)
+        case "substitute":
+            result = clone(model, method="substitute")
+        case layout:
+            result = clone(model, layout=layout)
+    return result, checked(result)
+
+
+def seeded(result: Rewritten, x: Values, u: Values) -> Values:
+    """Feeds of a rewritten model: the point, and directions under the names of the seeds."""
+    return {**x, **{result.names["seeds"][name]: array for name, array in u.items()}}
+
+
+def form_of(result: Rewritten, values: Values, form: str) -> dict[str, Array]:
+    """Of every output, the result `form`: "jvp", "u", "0" or "s"."""
+    return {y: values[names[form]] for y, names in result.names["results"].items()}

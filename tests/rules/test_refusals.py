@@ -1,0 +1,143 @@
+"""What has no derivative is refused by name, all of it at once; what is cut off is named."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import build, ints, ort, weights
+
+import onnxjvp
+from onnxjvp import Rewritten, UnsupportedOpError, UsageError, clone, jvp
+
+
+def _both(model: object) -> list[Rewritten]:
+    return [jvp(model), clone(model, layout="split"), clone(model, layout="stacked")]  # type: ignore[arg-type]
+
+
+CUTS = {
+    "Floor": "y = Floor(x)",
+    "Sign": "y = Sign(x)",
+    "Cast": "i = Cast<to=7>(x)\ny = Cast<to=FLOAT>(i)",
+    "Greater": "c = Greater(x, k)\ny = Cast<to=FLOAT>(c)",
+    "ArgMax": "i = ArgMax<axis=1>(x)\ny = Cast<to=FLOAT>(i)",
+}
+
+
+@pytest.mark.parametrize("op", CUTS)
+@pytest.mark.parametrize("rewrite", [jvp, clone])
+def test_a_path_that_is_cut_is_an_error_that_names_the_cut(op: str, rewrite: object) -> None:
+    params = {"k": np.array(0.0)} if "k)" in CUTS[op] else {}
+    model = build(CUTS[op], {"x": ("N", 3)}, params)
+    with pytest.raises(UnsupportedOpError, match=op):
+        rewrite(model)  # type: ignore[operator]
+
+
+def test_an_output_that_is_cut_off_is_left_out_with_the_reason() -> None:
+    body = "y = Tanh(x)\nf = Floor(x)\nlabel = ArgMax<axis=1>(x)\nc = Exp(k)"
+    model = build(body, {"x": ("N", 3)}, {"k": np.array([1.0])}, ("y", "f", "label", "c"))
+    for result in _both(model):
+        assert list(result.names["results"]) == ["y"]
+        excluded = result.report["excluded"]
+        assert set(excluded) == {"f", "label", "c"}
+        assert "Floor" in excluded["f"]
+        assert "INT64" in excluded["label"]
+        assert "does not depend" in excluded["c"]
+        assert any("Floor" in cut for cut in result.report["cuts"])
+        x = weights(2, 3)
+        values = ort(result.proto(), {"x": x, "x_u": x})
+        np.testing.assert_array_equal(values["f"], np.floor(x))
+
+
+def test_cuts_beside_a_live_path_are_reported() -> None:
+    model = build("c = Ceil(x)\ny = Mul(x, c)", {"x": ("N", 3)})
+    assert len(jvp(model).report["cuts"]) == 1
+    assert "Ceil" in jvp(model).report["cuts"][0]
+    quiet = build("s = Shape(x)\nr = Reshape(x, s)\ny = Exp(r)", {"x": ("N", 3)})
+    assert jvp(quiet).report["cuts"] == []
+
+
+def test_all_refused_nodes_are_listed_at_once() -> None:
+    body = """a = Det(x)
+        b = MeanVarianceNormalization<axes=[0]>(a)
+        c = Einsum<equation="ij,jk->ik">(m, m)
+        d = Exp(b)
+        e = Dropout(d, ratio, mode)
+        f = ScatterElements<reduction="mul">(e, i, e)
+        y = Add(f, b)"""
+    inputs = {"x": ("N", 3, 3), "m": (3, 3), "mode": np.array(True)}
+    model = build(body, inputs, {"ratio": np.array(0.5), "i": ints(0)}, ("y", "c"))
+    for rewrite in (jvp, lambda m: clone(m, layout="stacked"), lambda m: clone(m, layout="split")):
+        with pytest.raises(UnsupportedOpError) as error:
+            rewrite(model)
+        refused = {operator for _, operator, _ in error.value.nodes}
+        expected = {"Det", "MeanVarianceNormalization", "Einsum", "Dropout", "ScatterElements"}
+        assert refused == expected
+        for operator in expected:
+            assert operator in str(error.value)
+        assert "--wrt" in str(error.value)
+
+
+def test_what_is_refused_on_a_live_path_is_fine_on_a_dead_one() -> None:
+    body = "d = Det(m)\ny = Mul(x, d)"
+    model = build(body, {"x": ("N", 3), "m": (3, 3)}, dtype="float32")
+    with pytest.raises(UnsupportedOpError, match="Det"):
+        jvp(model)
+    result = jvp(model, wrt=["x"])
+    x, m = (weights(*s).astype(np.float32) for s in ((2, 3), (3, 3)))
+    values = ort(result.proto(), {"x": x, "m": m, "x_u": x})
+    np.testing.assert_allclose(values["y_jvp"], x * np.linalg.det(m), rtol=1e-5)
+
+
+def test_what_no_wanted_output_needs_is_not_refused() -> None:
+    model = build("y = Exp(x)\nz = Det(x)", {"x": (3, 3)}, outputs=("y", "z"))
+    with pytest.raises(UnsupportedOpError, match="Det"):
+        jvp(model)
+    result = jvp(model, outputs=["y"])
+    assert list(result.names["results"]) == ["y"]
+
+
+UNCOVERED = {
+    "the bounds of Clip": ("y = Clip(k, x)", {"x": ()}, {"k": weights(3)}, "x"),
+    "the mean of BatchNormalization": (
+        "y = BatchNormalization(k, w, w, x, w)",
+        {"x": (3,)},
+        {"k": weights(2, 3), "w": np.ones(3)},
+        "x",
+    ),
+    "the fill of Pad": ("y = Pad(k, p, x)", {"x": ()}, {"k": weights(3), "p": ints(1, 1)}, "x"),
+}
+
+
+@pytest.mark.parametrize("what", UNCOVERED)
+def test_a_live_operand_that_a_rule_does_not_cover_is_refused(what: str) -> None:
+    body, inputs, params, name = UNCOVERED[what]
+    model = build(body, inputs, params)  # type: ignore[arg-type]
+    for rewrite in (jvp, lambda m: clone(m, layout="stacked")):
+        with pytest.raises(UnsupportedOpError, match=f"operand '{name}'"):
+            rewrite(model)
+
+
+def test_wrt_must_name_float_inputs() -> None:
+    model = build("g = Gather(x, index)\ny = Exp(g)", {"x": (4,), "index": ints(1)})
+    with pytest.raises(UsageError, match="index.*INT64"):
+        jvp(model, wrt=["index"])
+    with pytest.raises(UsageError, match="did you mean 'index'|did you mean 'x'|known"):
+        jvp(model, wrt=["xx"])
+    with pytest.raises(UsageError, match="no output 'z'"):
+        jvp(model, outputs=["z"])
+    integers = build("y = Gather(k, index)", {"index": ints(1)}, {"k": weights(4)})
+    with pytest.raises(UsageError, match="no float input"):
+        jvp(integers)
+
+
+def test_settings_must_make_sense() -> None:
+    model = build("y = Exp(x)", {"x": (3,)})
+    with pytest.raises(UsageError, match="layout 'wide'"):
+        clone(model, layout="wide")
+    with pytest.raises(UsageError, match="method 'none'"):
+        clone(model, method="none")
+    with pytest.raises(UsageError, match="split"):
+        clone(model, layout="split", method="substitute")
+    with pytest.raises(UsageError, match="opset 17"):
+        jvp(model, opset=17)
+    assert onnxjvp.jvp(model, opset=20).report["opset"] == 20

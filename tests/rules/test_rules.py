@@ -1,0 +1,350 @@
+"""Every rule, on every row of the tables: differences, the frozen network, linearity, dtypes."""
+
+from __future__ import annotations
+
+import cases_activations
+import cases_arithmetic
+import cases_convolution
+import cases_movement
+import cases_normalization
+import cases_regions
+import numpy as np
+import onnx
+import pytest
+from helpers import (
+    DIFFERENCES,
+    RUNTIME_FAILURE,
+    TOLERANCES,
+    Array,
+    Values,
+    assert_close,
+    ort,
+    shape_of,
+)
+from op_case import FORMS, OpCase, form_of, rewritten, seeded
+
+import onnxjvp
+from onnxjvp.graph.load import load
+from onnxjvp.oracle import directional_derivative
+from onnxjvp.passes.linearize import analyse, is_float, live_inputs
+from onnxjvp.rules.kinds import Zero
+from onnxjvp.rules.registry import RULES
+
+CASES: list[OpCase] = [
+    *cases_activations.CASES,
+    *cases_arithmetic.CASES,
+    *cases_convolution.CASES,
+    *cases_movement.CASES,
+    *cases_normalization.CASES,
+    *cases_regions.CASES,
+]
+EXACT = TOLERANCES["float64"]
+
+every_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+def test_names_of_cases_are_unique() -> None:
+    names = [case.name for case in CASES]
+    assert len(names) == len(set(names)), {n for n in names if names.count(n) > 1}
+
+
+@every_case
+def test_jvp_matches_finite_differences(case: OpCase) -> None:
+    original = case.model()
+    x, u = case.point(), case.direction()
+    wanted = directional_derivative(case.run(original), x, u, case.differentiable)
+    result, model = rewritten(case, "jvp")
+    values = case.run(model)(seeded(result, x, u))
+    for name in case.outputs:
+        assert_close(values[name], wanted.primal[name], EXACT, name)
+    tangents = form_of(result, values, "jvp")
+    assert tuple(tangents) == case.differentiable
+    assert tuple(result.report["excluded"]) == case.excluded
+    for name in case.differentiable:
+        assert case.flat or not wanted.kinks[name].any(), f"{name}: differences settle nothing"
+        assert case.flat or np.any(wanted.value[name]), f"{name}: the case's derivative is zero"
+        scale = 1.0 if case.flat else None
+        assert_close(tangents[name], wanted.value[name], DIFFERENCES, f"J u of {name}", scale)
+
+
+@every_case
+def test_clone_is_the_affine_map(case: OpCase) -> None:
+    x, u = case.point(), case.direction()
+    result, model = rewritten(case, "jvp")
+    run = case.run(model)
+    along_u = form_of(result, run(seeded(result, x, u)), "jvp")
+    along_x = form_of(result, run(seeded(result, x, {name: x[name] for name in u})), "jvp")
+    primal = case.run(case.model())(x)
+    for form in ("split", "stacked"):
+        _check_lanes(case, form, x, u, primal, along_u, along_x)
+    result, model = rewritten(case, "substitute")
+    values = case.run(model)(seeded(result, x, u))
+    for name, tangent in form_of(result, values, "jvp").items():
+        size = _size(primal[name]) + _size(tangent)
+        assert_close(values[name], primal[name], EXACT, f"substitute: {name}", size)
+        assert_close(tangent, along_u[name], EXACT, f"substitute: J u of {name}", size)
+        there = values[result.names["results"][name]["s"]]
+        assert_close(there, primal[name] - tangent, EXACT, "substitute: f_x(x − u)", size)
+
+
+def _check_lanes(
+    case: OpCase,
+    layout: str,
+    x: Values,
+    u: Values,
+    primal: Values,
+    along_u: dict[str, Array],
+    along_x: dict[str, Array],
+) -> None:
+    result, model = rewritten(case, layout)
+    run = case.run(model)
+    values = run(seeded(result, x, u))
+    at_x = form_of(result, run(seeded(result, x, {name: x[name] for name in u})), "u")
+    at_u, at_0, tangents = (form_of(result, values, form) for form in ("u", "0", "jvp"))
+    assert tuple(tangents) == case.differentiable
+    for name, y in primal.items():
+        what = f"{layout}: {name}"
+        size = _size(y)
+        assert_close(values[name], y, EXACT, what)
+        if name in case.excluded:
+            continue
+        size += _size(along_u[name]) + _size(along_x[name])
+        assert_close(tangents[name], along_u[name], EXACT, f"J u, {what}", size)
+        with np.errstate(invalid="ignore"):
+            assert_close(at_u[name] - at_0[name], along_u[name], EXACT, f"f_x(u) − f_x(0), {what}", size)
+            assert_close(at_0[name], y - along_x[name], EXACT, f"f_x(0), {what}", size)
+        assert_close(at_x[name], y, EXACT, f"f_x(x), {what}", size)
+
+
+def _size(values: Array) -> float:
+    return float(np.abs(values[np.isfinite(values)]).max(initial=1.0))
+
+
+@every_case
+def test_jvp_is_linear_in_u(case: OpCase) -> None:
+    x, u, w = case.point(), case.direction(1), case.direction(2)
+    result, model = rewritten(case, "jvp")
+    run = case.run(model)
+
+    def along(direction: Values) -> dict[str, Array]:
+        return form_of(result, run(seeded(result, x, direction)), "jvp")
+
+    mixed = along({name: -1.75 * u[name] + 0.625 * w[name] for name in u})
+    first, second = along(u), along(w)
+    none = along({name: np.zeros_like(u[name]) for name in u})
+    for name, tangent in mixed.items():
+        scale = _size(first[name]) + _size(second[name])
+        assert_close(tangent, -1.75 * first[name] + 0.625 * second[name], EXACT, name, scale)
+        assert not none[name].any(), f"{name}: J 0 is not zero"
+
+
+@every_case
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_tangent_runs_in_float32_and_float16(case: OpCase, dtype: str) -> None:
+    number = np.dtype(dtype)
+    x, u = (_rounded(values, number) for values in (case.point(), case.direction()))
+    if case.no_runtime or (dtype == "float16" and case.no_half):
+        with pytest.raises(Exception, match=r"ONNXRuntimeError|checker|Type"):
+            ort(case.model(dtype), x)  # where this runs, the exemption is out of date
+        return
+    if case.evaluated:
+        return
+    original = ort(case.model(dtype), x)
+    wanted = _in_double(case, dtype, x, u)
+    for form in ("jvp", "split", "stacked"):
+        result, model = rewritten(case, form, dtype)
+        values = ort(model, seeded(result, x, u))
+        for name, y in original.items():
+            assert (values[name].dtype, values[name].shape) == (y.dtype, y.shape)
+            exact = form != "stacked"
+            assert not exact or values[name].tobytes() == y.tobytes(), f"{form}: {name} has changed"
+            assert_close(values[name], wanted[name], TOLERANCES[dtype], f"{form}: {name}")
+        for name, tangent in form_of(result, values, "jvp").items():
+            want = wanted[f"{name}_jvp"]
+            scale = _size(want) + (_size(wanted[name]) if form == "stacked" else 0)
+            assert tangent.dtype == original[name].dtype
+            assert_close(tangent, want, TOLERANCES[dtype], f"{form}: J u of {name}", scale)
+
+
+def _in_double(case: OpCase, dtype: str, x: Values, u: Values) -> Values:
+    """y and J u in float64, on the numbers of `dtype`."""
+    if case.by_dtype:
+        result, model = rewritten(case, "jvp", dtype)
+        return ort(model, seeded(result, x, u))
+    result = onnxjvp.jvp(case.model(rounded=dtype))
+    wide_x, wide_u = (_rounded(values, np.dtype("float64")) for values in (x, u))
+    return case.run(result.proto())(seeded(result, wide_x, wide_u))
+
+
+def _rounded(values: Values, dtype: np.dtype[np.floating]) -> Values:
+    return {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in values.items()}
+
+
+SYMBOLIC = [
+    case
+    for case in CASES
+    if any("N" in shape for shape in case.inputs.values() if isinstance(shape, tuple))
+    and not case.no_runtime
+]
+
+
+@pytest.mark.parametrize("case", SYMBOLIC, ids=str)
+def test_an_empty_batch_gives_empty_tangents(case: OpCase) -> None:
+    x, u = (
+        _rounded(values, np.dtype("float32")) for values in (case.point(N=0), case.direction(N=0))
+    )
+    original = case.model("float32")
+    shapes = _shapes_on(original, x)
+    if case.not_empty:
+        result, model = rewritten(case, "jvp", "float32")
+        exempt = shapes is None or _shapes_on(model, seeded(result, x, u)) is None
+        assert exempt, f"no longer true: {case.not_empty}"
+        return
+    assert shapes is not None, "the original cannot be run on an empty batch"
+    for form in ("jvp", "split", "stacked"):
+        result, model = rewritten(case, form, "float32")
+        values = ort(model, seeded(result, x, u))
+        for name in case.outputs:
+            assert values[name].shape == shapes[name], f"{form}: {name}"
+        for name, tangent in form_of(result, values, "jvp").items():
+            assert tangent.shape == shapes[name], f"{form}: J u of {name}"
+            assert np.isfinite(tangent).all() or not np.isfinite(values[name]).all()
+
+
+def _shapes_on(model: onnx.ModelProto, x: Values) -> dict[str, tuple[int, ...]] | None:
+    """Shapes of the outputs, or None if onnxruntime fails or contradicts the model's shapes."""
+    try:
+        values = ort(model, x)
+    except RUNTIME_FAILURE:
+        return None
+    for info in model.graph.output:
+        for size, declared in zip(values[info.name].shape, shape_of(info), strict=False):
+            if isinstance(declared, int) and size != declared:
+                return None
+        if values[info.name].ndim != len(shape_of(info)):
+            return None
+    return {name: value.shape for name, value in values.items()}
+
+
+@every_case
+def test_new_inputs_and_outputs_are_declared_like_the_old(case: OpCase) -> None:
+    original = case.model()
+    declared = {info.name: info.type for info in (*original.graph.input, *original.graph.output)}
+    for form in FORMS:
+        result, model = rewritten(case, form)
+        found = {info.name: info.type for info in (*model.graph.input, *model.graph.output)}
+        for name in declared:
+            assert found[name] == declared[name], f"{form}: {name}"
+        for name, seed in result.names["seeds"].items():
+            assert found[seed] == declared[name], f"{form}: {seed}"
+        for name, forms in result.names["results"].items():
+            for new in forms.values():
+                assert found[new] == declared[name], f"{form}: {new}"
+
+
+# -- closure -----------------------------------------------------------------------------------
+
+
+@every_case
+def test_every_emitted_operator_has_a_rule(case: OpCase) -> None:
+    """jvp(jvp(m)) exists, and is right: differences of J u along both x and u."""
+    once, model = rewritten(case, "jvp")
+    twice = onnxjvp.jvp(once)
+    again = twice.proto()
+    onnx.checker.check_model(again, full_check=True)
+    x, u = case.point(), case.direction()
+    at = seeded(once, x, u)
+    rng = np.random.default_rng(5)
+    along = {name: rng.standard_normal(at[name].shape) for name in twice.names["seeds"]}
+    names = [form["jvp"] for form in once.names["results"].values()]
+    wanted = directional_derivative(case.run(model), at, along, names)
+    values = case.run(again)({**at, **{twice.names["seeds"][k]: v for k, v in along.items()}})
+    for name in names:
+        settled = ~wanted.kinks[name]
+        got = values[twice.names["results"][name]["jvp"]]
+        assert settled.mean() > 0.9 or not settled.size
+        want = np.where(settled, wanted.value[name], got)
+        assert_close(got, want, DIFFERENCES, name, _size(wanted.value[name]))
+
+
+def test_every_rule_has_a_case() -> None:
+    reached: set[str] = set()
+    for case in CASES:
+        source = load(case.model())
+        floats = [v for v in source.inputs if is_float(v)]
+        liveness = analyse(source, floats, list(source.graph.outputs))
+        reached |= {r.label for r in liveness.regions if live_inputs(r, liveness.live)}
+    without_operands = {"EyeLike", "ConstantOfShape"}  # what they read is a shape, seldom live
+    assert set(RULES) - reached - without_operands == set()
+
+
+def test_every_operand_of_a_rule_is_live_in_a_case() -> None:
+    """Each operand that a rule covers is differentiated alone in some case, or with others."""
+    live: dict[str, set[int]] = {}
+    for case in CASES:
+        source = load(case.model())
+        floats = [v for v in source.inputs if is_float(v)]
+        liveness = analyse(source, floats, list(source.graph.outputs))
+        for region in liveness.regions:
+            live.setdefault(region.label, set()).update(live_inputs(region, liveness.live))
+    for name, rule in RULES.items():
+        if not isinstance(rule, Zero) and rule.args is not None:
+            assert set(rule.args) <= live[name], name
+
+
+# -- the schemas' word -------------------------------------------------------------------------
+
+#: ONNX calls these operands differentiable, and no rule gives the derivative: (operator, operand)
+NOT_COVERED = {
+    # at inference the statistics are constants of every exporter; live ones are refused by name
+    ("BatchNormalization", "input_mean"),
+    ("BatchNormalization", "input_var"),
+}
+
+
+def _schemas() -> list[tuple[str, onnx.defs.OpSchema]]:
+    found = []
+    for label in RULES:
+        domain, _, op_type = label.rpartition("::")
+        if onnx.defs.has(op_type, domain):
+            found.append((label, onnx.defs.get_schema(op_type, domain)))
+    return found
+
+
+def test_the_table_does_not_contradict_the_schemas() -> None:
+    categories = onnx.defs.OpSchema.DifferentiationCategory
+    left_out = set()
+    for label, schema in _schemas():
+        rule = RULES[label]
+        for index, formal in enumerate(schema.inputs):
+            category = formal.differentiation_category
+            covered = not isinstance(rule, Zero) and (rule.args is None or index in rule.args)
+            if covered:
+                assert category != categories.NonDifferentiable, f"{label}: {formal.name}"
+            elif category == categories.Differentiable:
+                left_out.add((label, formal.name))
+        first = schema.outputs[0].differentiation_category
+        if isinstance(rule, Zero):
+            assert first != categories.Differentiable, label
+        else:
+            assert first != categories.NonDifferentiable, label
+    assert left_out == NOT_COVERED
+
+
+def test_rules_say_where_they_come_from() -> None:
+    for label, rule in RULES.items():
+        assert rule.source, label
+
+
+# -- groups of nodes ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", cases_regions.CASES, ids=str)
+def test_groups_are_recognised(case: cases_regions.RegionCase) -> None:
+    source = load(case.model())
+    groups = [r for r in onnxjvp.graph.regions.regions(source.graph) if len(r.nodes) > 1]
+    if not case.group:
+        assert [r.label for r in groups] == []
+        return
+    assert {r.label for r in groups} == {case.group}
+    assert {len(r.nodes) for r in groups} == {case.members}
