@@ -73,7 +73,7 @@ class Lanes:
         else:
             factor = op.ints([self.count] + [1] * (rank(value) - 1))
             target = op.Concat(op.ints([self.count]), op.Div(op.Shape(value), factor), axis=0)
-        out = op.Reshape(value, target)
+        out = op.Reshape(value, target, allowzero=1)
         out.shape = ir.Shape(shape)
         return out
 

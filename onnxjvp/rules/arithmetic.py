@@ -160,12 +160,12 @@ def reduce_extreme_push(op: Ops, region: Region, tangents: Tangents) -> Sequence
 
     def flat(value: ir.Value) -> ir.Value:
         moved = op.Transpose(value, perm=perm) if perm != list(range(n)) else value
-        return op.Reshape(moved, target) if len(axes) > 1 or not kept else moved
+        return op.Reshape(moved, target, allowzero=1) if len(axes) > 1 or not kept else moved
 
     arg = "ArgMax" if region.op_type == "ReduceMax" else "ArgMin"
     where = op.emit(arg, (flat(x),), {"axis": len(kept), "keepdims": 1})[0]
     taken = op.GatherElements(flat(t), where, axis=len(kept))
-    return [op.Reshape(taken, op.shape_of(y))]
+    return [op.Reshape(taken, op.shape_of(y), allowzero=1)]
 
 
 def _axes(region: Region, n: int) -> list[int]:

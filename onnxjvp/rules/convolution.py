@@ -49,6 +49,6 @@ def global_max_pool_push(op: Ops, region: Region, tangents: Tangents) -> Sequenc
     (t,), x, y = tangents, region.operand(0), region.outputs[0]
     assert t is not None
     flat = op.Concat(op.sizes(x, [0, 1]), op.count(x, range(2, rank(x))), axis=0)
-    where = op.ArgMax(op.Reshape(x, flat), axis=2, keepdims=1)
-    taken = op.GatherElements(op.Reshape(t, flat), where, axis=2)
+    where = op.ArgMax(op.Reshape(x, flat, allowzero=1), axis=2, keepdims=1)
+    taken = op.GatherElements(op.Reshape(t, flat, allowzero=1), where, axis=2)
     return [op.unsqueeze(taken, *range(3, rank(y)))]

@@ -128,7 +128,8 @@ def reshaping(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[
     if content is None or 0 in content:  # 0 copies the axis at its own index, which has moved
         return None
     shape = op.Concat(op.ints([lanes.count]), target, axis=0)
-    unfolded = op.Reshape(lanes.fold(data), shape)
+    explicit = 1 if -1 not in content else None  # then a 0 at run time is a size, not a copy
+    unfolded = op.Reshape(lanes.fold(data), shape, allowzero=explicit)
     unfolded.shape = ir.Shape(lanes.unfolded_dims(out))
     return [Stacked(out, unfolded=unfolded)]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +120,59 @@ def test_attribute_that_the_operator_lacks(refused: Refused, tmp_path: Path) -> 
     refused(3, ["m.onnx", "speed"], "rewrite", save(tmp_path, model_of([node])))
 
 
+BROKEN = {
+    "Conv of another rank": helper.make_node("Conv", ["x", "x"], ["y"], name="broken"),
+    "Conv without a kernel": helper.make_node(
+        "Conv", ["image", "kernel"], ["y"], name="broken", kernel_shape=[3, 3, 3]
+    ),
+    "MaxPool of another rank": helper.make_node(
+        "MaxPool", ["image"], ["y"], name="broken", kernel_shape=[2, 2, 2]
+    ),
+    "Concat of ranks 2 and 4": helper.make_node("Concat", ["x", "image"], ["y"], "broken", axis=0),
+    "Transpose of another rank": helper.make_node("Transpose", ["x"], ["y"], "broken", perm=[0, 3]),
+    "Softmax on no axis": helper.make_node("Softmax", ["x"], ["y"], "broken", axis=7),
+    "Flatten on no axis": helper.make_node("Flatten", ["x"], ["y"], "broken", axis=9),
+    "Constant without a value": helper.make_node("Constant", [], ["y"], "broken"),
+    "Cast to nothing": helper.make_node("Cast", ["x"], ["y"], "broken", to=-1),
+    "Gemm of rank 4": helper.make_node("Gemm", ["x", "image"], ["y"], "broken"),
+}
+
+
+@pytest.mark.parametrize("command", ["rewrite", "inspect"])
+@pytest.mark.parametrize("node", BROKEN.values(), ids=BROKEN)
+def test_a_node_that_no_runtime_takes(
+    refused: Refused, tmp_path: Path, node: onnx.NodeProto, command: str
+) -> None:
+    """All pass onnx's checker; its strict shape inference refuses them, and onnxruntime too."""
+    model = model_of(
+        [node],
+        inputs=[value("x", 1, [2, 3]), value("image", 1, [1, 3, 8, 8])],
+        outputs=[value("y", 1, None)],
+        constants=[numpy_helper.from_array(np.ones((2, 3, 3, 3), np.float32), "kernel")],
+    )
+    refused(3, ["broken"], command, save(tmp_path, model))
+
+
+def test_a_huge_constant_takes_no_huge_memory(folder: Path) -> None:
+    """A shape of 2**40, in 5 kB: the process may use 4 GB of addresses."""
+    resource = pytest.importorskip("resource")
+    model = onnx.load(folder / "wine_mlp.onnx")
+    (shape,) = [t for t in model.graph.initializer if t.name == "shape_tensor"]
+    shape.CopyFrom(numpy_helper.from_array(np.array([1 << 40]), "shape_tensor"))
+    onnx.save(model, folder / "huge.onnx")
+    result = subprocess.run(
+        [sys.executable, "-m", "onnxjvp", "rewrite", folder / "huge.onnx"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30)),
+    )
+    assert "Traceback" not in result.stderr
+    assert result.returncode in (0, 3)
+
+
 def test_damaged_tensor(refused: Refused, tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.ones((3, 3), np.float32), "w")
     weight.raw_data = weight.raw_data[:-5]
@@ -185,6 +240,28 @@ def test_all_unsupported_operators_are_listed(refused: Refused, tmp_path: Path) 
     model.graph.value_info.append(square[2])
     words = ["2 node(s)", "acme::Frobnicate", "'frob'", "Det", "'determinant'", "'x'", "--wrt"]
     refused(3, words, "rewrite", save(tmp_path, model))
+
+
+def test_a_rank_that_cannot_be_inferred(cli: Cli, tmp_path: Path) -> None:
+    """Reshape to a shape of unknown length: onnxruntime runs it."""
+    node = helper.make_node("Reshape", ["x", "s"], ["y"], name="reshape")
+    ends = [value("x", 1, [6]), value("s", 7, ["k"]), value("y", 1, ["a", "b"])]
+    path = save(tmp_path, model_of([node], inputs=ends[:2], outputs=ends[2:]))
+    for form in ("--emit=jvp", "--emit=clone", "--layout=stacked"):
+        assert cli("rewrite", path, form, "--force").code in (0, 3)
+    assert cli("inspect", path).code == 0
+
+
+def test_a_scaler_of_doubles(cli: Cli, tmp_path: Path) -> None:
+    """ai.onnx.ml::Scaler turns any number into a float32."""
+    node = helper.make_node(
+        "Scaler", ["x"], ["y"], "scaler", domain="ai.onnx.ml", offset=[0.5], scale=[2.0]
+    )
+    model = model_of([node], inputs=[value("x", 11, [2, 3])], domains=["ai.onnx.ml"])
+    path = save(tmp_path, model)
+    for form in ("--emit=jvp", "--emit=clone", "--layout=stacked"):
+        result = cli("rewrite", path, form, "--force", "--check")
+        assert result.code in (0, 3), result
 
 
 def test_no_output_depends_on_the_input(refused: Refused, tmp_path: Path) -> None:
@@ -523,6 +600,15 @@ def test_links_out_of_the_named_folder(refused: Refused, external: Path) -> None
     hop.symlink_to(outside)
     data.symlink_to(hop)
     refused(3, ["w.bin", "link"], "rewrite", external, "--allow-links", external.parent)
+
+
+def test_a_data_file_is_not_replaced_by_chance(
+    refused: Refused, external: Path, tmp_path: Path
+) -> None:
+    """Data from another folder is copied to OUT.data, which is an output like OUT."""
+    (tmp_path / "out.onnx.data").write_text("precious")
+    words = ["out.onnx.data", "exists", "--force"]
+    refused(2, words, "rewrite", external, "-o", tmp_path / "out.onnx")
 
 
 def test_failed_external_rewriting_leaves_no_data(refused: Refused, external: Path) -> None:
