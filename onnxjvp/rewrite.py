@@ -183,7 +183,7 @@ def _variables(source: Source, wrt: Sequence[str] | None) -> list[ir.Value]:
     if not floats:
         raise UsageError(
             "the model has no float input to differentiate in (inputs: "
-            f"{', '.join(f'{v.name} {v.dtype.name if v.dtype else None}' for v in source.inputs)})"
+            f"{', '.join(f'{v.name} {_dtype(v)}' for v in source.inputs)})"
         )
     if wrt is None:
         chosen = floats
@@ -193,10 +193,9 @@ def _variables(source: Source, wrt: Sequence[str] | None) -> list[ir.Value]:
         chosen = []
         for name in dict.fromkeys(wrt):
             if name in unusable:
-                dtype = unusable[name].dtype
                 raise UsageError(
-                    f"cannot differentiate in {name!r}: its dtype is "
-                    f"{dtype.name if dtype else 'unknown'}, not a float; the float inputs: {known}"
+                    f"cannot differentiate in {name!r}: its dtype is {_dtype(unusable[name])}, not "
+                    f"a float; the float inputs: {known}"
                 )
             if name not in by_name:
                 raise UsageError(_unknown("input", name, [str(n) for n in by_name]))
@@ -221,6 +220,10 @@ def _outputs(source: Source, outputs: Sequence[str] | None) -> list[ir.Value]:
     return [by_name[name] for name in dict.fromkeys(outputs)]
 
 
+def _dtype(value: ir.Value) -> str:
+    return "unknown" if value.dtype is None else str(value.dtype.numpy())
+
+
 def _unknown(what: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {known}"
@@ -234,7 +237,7 @@ def _excluded(results: Sequence[ir.Value], liveness: Liveness) -> dict[str, str]
         if value in liveness.live:
             continue
         if not is_float(value):
-            reason = f"its dtype is {value.dtype.name if value.dtype else 'unknown'}, not a float"
+            reason = f"its dtype is {_dtype(value)}, not a float"
         elif liveness.cuts:
             reason = "it does not depend on the variables other than through " + ", ".join(
                 liveness.cuts

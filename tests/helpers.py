@@ -133,7 +133,9 @@ def session(model: ModelProto | str | Path, optimize: bool = False) -> onnxrunti
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def ort(model: ModelProto | str | Path, feeds: Mapping[str, Array], optimize: bool = False) -> Values:
+def ort(
+    model: ModelProto | str | Path, feeds: Mapping[str, Array], optimize: bool = False
+) -> Values:
     """All outputs, from a new session of onnxruntime."""
     return _run(session(model, optimize), feeds)
 
@@ -192,7 +194,7 @@ def checked(rewritten: Rewritten) -> ModelProto:
         assert any(name in read for name in node.output), f"dead node {node.op_type} {node.name}"
     for tensor in proto.graph.initializer:
         assert tensor.name in read, f"dead initialiser {tensor.name}"
-    names = [name for node in nodes_of(proto) for name in node.output if name]
+    names = [name for node in proto.graph.node for name in node.output if name]
     names += [info.name for info in proto.graph.input]
     assert len(names) == len(set(names))
     return proto

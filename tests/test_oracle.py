@@ -11,7 +11,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
-from onnxjvp.oracle import Evaluator, NoOracleError, directional_derivative, kernels, to_double
+from onnxjvp.oracle import (
+    Evaluator,
+    NoOracleError,
+    convolution,
+    directional_derivative,
+    kernels,
+    to_double,
+)
 from onnxjvp.oracle.special import erf
 from onnxjvp.runtime import Session
 
@@ -102,7 +109,7 @@ def test_conv(seed: int) -> None:
 
 
 def test_conv_in_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "_BLOCK", 100)
+    monkeypatch.setattr(convolution, "_BLOCK", 100)
     rng = np.random.default_rng(0)
     X, W = normal(rng, 2, 4, 13, 9), normal(rng, 6, 2, 3, 3)
     assert_like_the_runtime("Conv", [X, W], group=2, pads=[1, 0, 1, 2], strides=[2, 1])
@@ -143,6 +150,13 @@ def test_max_pool(seed: int) -> None:
     if "auto_pad" not in attributes:
         attributes["ceil_mode"] = int(rng.integers(0, 2))
     assert_like_the_runtime("MaxPool", [X], 1 + seed % 2, **attributes)
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "ConvTranspose", "MaxPool", "AveragePool"])
+def test_empty_batch(op_type: str) -> None:
+    X, W = np.zeros((0, 3, 5, 5), np.float32), normal(np.random.default_rng(0), 3, 3, 2, 2)
+    inputs = [X, W] if "Conv" in op_type else [X]
+    assert_like_the_runtime(op_type, inputs, kernel_shape=[2, 2])
 
 
 def test_max_pool_indices_by_column() -> None:
@@ -187,6 +201,22 @@ NODES: dict[str, tuple[str, list[Array], int, int, dict[str, Any]]] = {
     "LayerNormalization": ("LayerNormalization", [X4, X4[0, 0], X4[0, 1]], 1, 21, {"axis": 2}),
     "LayerNormalization all": ("LayerNormalization", [X4, X4[0, 0, 0]], 3, 21, {"epsilon": 0.1}),
     "GroupNormalization": ("GroupNormalization", [X4, *CHANNELS[:2]], 1, 21, {"num_groups": 2}),
+    "Mean": ("Mean", [DATA[:, :1], DATA, DATA[0]], 1, 21, {}),
+    "Softsign": ("Softsign", [X4], 1, 21, {}),
+    "Softsign scalar": ("Softsign", [np.array(0.7, np.float32)], 1, 21, {}),
+    "MeanVarianceNormalization": ("MeanVarianceNormalization", [X4], 1, 21, {}),
+    "Pad": ("Pad", [DATA, np.array([1, 0, 2, 3]), np.array(2.5, np.float32)], 1, 21, {}),
+    "Pad crop": ("Pad", [DATA, np.array([-1, 2, -2, -1])], 1, 21, {}),
+    "Pad axes": (
+        "Pad",
+        [DATA, np.array([-1, 2]), np.array(2.5, np.float32), np.array([-2])],
+        1,
+        21,
+        {},
+    ),
+    "Pad reflect": ("Pad", [DATA, np.array([1, 0, 2, 2])], 1, 21, {"mode": "reflect"}),
+    "Pad edge": ("Pad", [DATA, np.array([1, 0, 2, 2])], 1, 21, {"mode": "edge"}),
+    "Pad wrap": ("Pad", [DATA, np.array([1, 0, 2, 2])], 1, 21, {"mode": "wrap"}),
     "Erf": ("Erf", [3 * X4], 1, 21, {}),
     "Gelu": ("Gelu", [3 * X4], 1, 21, {}),
     "Gelu tanh": ("Gelu", [3 * X4], 1, 21, {"approximate": "tanh"}),

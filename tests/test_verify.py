@@ -255,6 +255,42 @@ def test_poor_precision_in_the_runtime() -> None:
     assert failed(strict) == {"runtime = float64"}
 
 
+def test_bfloat16_in_the_runtime() -> None:
+    detour = "half = Cast<to = 16>(x_u) again = Cast<to = 1>(half) hu = MatMul(again, w)"
+    coarse = jvp(TANGENT.replace("hu = MatMul(x_u, w)", detour))
+    assert failed(verify(RELU, coarse)) == {"runtime = float64"}
+
+
+def test_what_rounding_does_by_itself_is_allowed() -> None:
+    """y = x w - x v + 1 with w nearly v: five digits of J u cancel in float32."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((5, 100))
+    v = w * (1 + 1e-5 * rng.standard_normal(w.shape))
+    weights = {"w": w, "v": v, "one": np.ones(100)}
+
+    def close(body: str, inputs: str, outputs: str) -> Any:
+        parsed = parser.parse_model(
+            '<ir_version: 8, opset_import: ["" : 18]>'
+            f"g (float[N, 5] x{inputs}) => (float[N, 100] y{outputs}) {{{body}}}"
+        )
+        for name, array in weights.items():
+            tensor = numpy_helper.from_array(array.astype(np.float32), name)
+            parsed.graph.initializer.append(tensor)
+        return parsed
+
+    body = "a = MatMul(x, w) b = MatMul(x, v) s = Sub(a, b) y = Add(s, one)"
+    tangent = "c = MatMul(x_u, w) d = MatMul(x_u, v) y_jvp = Sub(c, d)"
+    original = close(body, "", "")
+    rewritten = close(f"{body} {tangent}", ", float[N, 5] x_u", ", float[N, 100] y_jvp")
+    report = verify(original, described(rewritten, ("jvp",)))
+    assert report.passed
+    (row,) = rows(report, "runtime = float64")
+    assert row.relative > 1e-3
+    assert "rounding the inputs and weights alone" in row.note
+    assert report.oracle == "float64 differences"
+    assert failed(verify(original, rewritten, tolerance=1e-3)) == {"runtime = float64"}
+
+
 # -- other variables ---------------------------------------------------------------------------
 
 

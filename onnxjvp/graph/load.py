@@ -20,6 +20,7 @@ import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape fu
 from onnxjvp.errors import InvalidModelError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.opset import at_opset, opset_of, skeleton
+from onnxjvp.graph.regions import captured
 from onnxjvp.graph.shapes import Shapes, constant
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -62,12 +63,13 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     """
     working, folder = _read(model)
     _check_tensors(working, links)
+    _check_order(working, _where(model))
     try:
         onnx.checker.check_model(skeleton(working))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise InvalidModelError(
-            f"{_where(model)} fails onnx's checker: {str(error).strip()}. Export the model again, "
-            "or repair it"
+            f"{_where(model)} fails onnx's checker: {str(error).strip().rstrip('.')}. Export the "
+            "model again, or repair it"
         ) from error
     _inline(working)
     _drop_default_inputs(working)
@@ -132,6 +134,22 @@ def _parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
             f"{error}. Give the .onnx file that an exporter wrote"
         ) from error
     return proto
+
+
+def _check_order(model: ir.Model, where: str) -> None:
+    """Every value is made before it is read."""
+    known = {*model.graph.inputs, *model.graph.initializers.values()}
+    for node in model.graph:
+        for value in (*node.inputs, *captured(node)):
+            if value is None or value in known:
+                continue
+            late = "is produced later (nodes out of order, or a cycle)"
+            raise InvalidModelError(
+                f"{where} is not a valid graph: node {node.name!r} ({node.op_type}) reads "
+                f"{value.name!r}, which {late if value.producer() else 'nothing produces'}. Export "
+                "the model again, or repair it"
+            )
+        known.update(node.outputs)
 
 
 # -- tensors -----------------------------------------------------------------------------------
@@ -256,9 +274,13 @@ def _expose_dropout_masks(model: ir.Model) -> None:
 def _infer(model: ir.Model) -> Shapes:
     shapes = Shapes(dict(model.opset_imports))
     try:
-        proto = onnx.shape_inference.infer_shapes(skeleton(model), data_prop=True)
+        # without its data propagation, which allocates whatever a file tells it to
+        proto = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=True)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise InvalidModelError(f"the model's shapes contradict each other: {error}") from error
+        raise InvalidModelError(
+            f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export the "
+            "model again, or repair it"
+        ) from error
     inferred = {v.name: v.type for v in (*proto.graph.value_info, *proto.graph.output)}
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         if value.const_value is not None:
@@ -273,7 +295,14 @@ def _infer(model: ir.Model) -> Shapes:
             shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
             continue
         declared = [output.shape for output in node.outputs]
-        shapes.infer(node)
+        try:
+            shapes.infer(node)
+        except (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError) as error:
+            shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
+            raise InvalidModelError(
+                f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "
+                f"{error}. Export the model again, or repair it"
+            ) from error
         for output, shape in zip(node.outputs, declared, strict=True):
             # what a file says of its shapes is not always true: it serves only where ours end
             output.shape = shape if output.shape is None else output.shape

@@ -28,10 +28,12 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     bare = model.clone()
     graph = bare.graph
     for name, value in list(graph.initializers.items()):
-        if value.const_value is not None and value.const_value.nbytes > SMALL_BYTES:
+        tensor = value.const_value
+        outside = isinstance(tensor, ir.ExternalTensor)
+        if tensor is not None and (outside or tensor.nbytes > SMALL_BYTES):
             del graph.initializers[name]
-            value.type = value.type or ir.TensorType(value.const_value.dtype)
-            value.shape = value.shape or ir.Shape(value.const_value.shape.numpy())
+            value.type = value.type or ir.TensorType(tensor.dtype)
+            value.shape = value.shape or ir.Shape(tensor.shape.numpy())
             value.const_value = None
             if value not in graph.inputs:
                 graph.inputs.append(value)

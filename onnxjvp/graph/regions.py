@@ -95,7 +95,7 @@ def regions(graph: ir.Graph) -> list[Region]:
     groups: dict[ir.Node, Region] = {}
     taken: set[ir.Node] = set()
     for node in graph:
-        for matcher in MATCHERS.get(node.op_type, ()):
+        for matcher in MATCHERS.get(node.op_type, ()) if _is_standard(node) else ():
             region = matcher(node)
             if region is not None and _is_whole(region) and not taken & set(region.nodes):
                 groups[node] = region
@@ -137,9 +137,13 @@ def matcher(last: str) -> Callable[[Matcher], Matcher]:
 
 def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
     node = None if value is None else value.producer()
-    if node is None or node.op_type != op_type or node.domain not in ("", "ai.onnx"):
+    if node is None or node.op_type != op_type or not _is_standard(node):
         return None
     return node
+
+
+def _is_standard(node: ir.Node) -> bool:
+    return node.domain in ("", "ai.onnx")
 
 
 def _scalar(value: ir.Value | None) -> float | None:
@@ -192,7 +196,7 @@ def gelu_written_out(node: ir.Node) -> Region | None:
         if add is None or erf is None or erf.inputs[0] is None:
             continue
         scaled = erf.inputs[0].producer()
-        if scaled is None:
+        if scaled is None or not _is_standard(scaled):
             continue
         if scaled.op_type == "Div" and _near(scaled.inputs[1], 2**0.5):
             x = scaled.inputs[0]
@@ -303,6 +307,8 @@ def _centred_over_deviation(div: ir.Node) -> tuple[ir.Value, set[ir.Node], float
         mean = _made_by(centred.inputs[1], "ReduceMean")
         x = centred.inputs[0]
         if not (by_power or by_self) or mean is None or x is None or twin is None:
+            continue
+        if not (_is_standard(squaring) and _is_standard(twin)):
             continue
         # torch's older exporter writes the subtraction once, others twice
         same = twin is centred or (

@@ -32,7 +32,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, force: bool = True) -
         raise UsageError(f"{str(path)!r} exists; pass --force to replace it, or -o another name")
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-            _write(model, Path(folder) / path.name, path)
+            _write(model, Path(folder) / path.name, path, force)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(
@@ -41,7 +41,7 @@ def save(model: ir.Model, path: str | os.PathLike[str], *, force: bool = True) -
     return path
 
 
-def _write(model: ir.Model, temporary: Path, final: Path) -> None:
+def _write(model: ir.Model, temporary: Path, final: Path, force: bool) -> None:
     tensors = [
         v.const_value
         for graph in model.graphs()
@@ -56,6 +56,11 @@ def _write(model: ir.Model, temporary: Path, final: Path) -> None:
         ir.save(model, temporary)
     else:
         data = f"{final.name}.data"
+        if (final.parent / data).exists() and not force:
+            raise UsageError(
+                f"the weights would go to {str(final.parent / data)!r}, which exists; pass --force "
+                "to replace it, or -o another name"
+            )
         ir.save(model, temporary, external_data=data, size_threshold_bytes=EXTERNAL_FROM)
         (temporary.parent / data).replace(final.parent / data)
     temporary.replace(final)

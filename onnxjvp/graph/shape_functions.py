@@ -68,6 +68,11 @@ def cast(s: Shapes, node: ir.Node) -> None:
     s.put(node.outputs[0], dims.of(_in(node)), to, content)
 
 
+@shape_function("CastLike")
+def cast_like(s: Shapes, node: ir.Node) -> None:
+    s.put(node.outputs[0], dims.of(_in(node)), _in(node, 1).dtype)
+
+
 @shape_function("ai.onnx.ml::Scaler")
 def scaler(s: Shapes, node: ir.Node) -> None:
     s.put(node.outputs[0], dims.of(_in(node)), ir.DataType.FLOAT)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from onnxjvp.oracle.registry import Array
+
 Sizes = tuple[int, ...]
 
 

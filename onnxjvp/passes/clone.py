@@ -20,6 +20,7 @@ from onnxjvp.passes.linearize import (
     Program,
     analyse,
     live_inputs,
+    name_of,
     push,
     refuse,
 )
@@ -69,7 +70,6 @@ def stack(
       UnsupportedOpError: nodes on a live path have no rule; all of them are listed.
     """
     liveness = analyse(source, wrt, outputs)
-    refuse(liveness.refused, wrt)
     clone = StackedClone(op, Lanes(op, 1 + len(makers)), liveness.live)
     seeds = []
     for x in wrt:
@@ -78,12 +78,15 @@ def stack(
         seeds.append(u)
         clone.stacks[x] = clone.lanes.stack([x, *(make(op, x, u) for make in makers)], x)
         clone.primals[x] = x
-    refused = []
+    refused = list(liveness.refused)
     for region in liveness.regions:
+        if liveness.is_hopeless(region):
+            clone.stand_in(region)
+            continue
         try:
             clone.run(region)
         except RefusedError as error:
-            refused.append((region.node.name or "?", region.label, str(error)))
+            refused.append((name_of(region), region.label, str(error)))
             clone.stand_in(region)
     refuse(refused, wrt)
     return seeds, clone, liveness
@@ -213,5 +216,5 @@ class StackedClone:
     def stand_in(self, region: Region) -> None:
         """Behind a refused node: any stack of the right shape, so that the search goes on."""
         for output in region.outputs:
-            if output in self.live:
+            if output in self.live and output.shape is not None:
                 self.stacks[output] = self.lanes.repeat(self.op.seed(output))

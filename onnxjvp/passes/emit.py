@@ -88,11 +88,11 @@ def _as_output(graph: ir.Graph, end: End, used: Sequence[ir.Value]) -> ir.Value:
 
 
 def _remove_dead(graph: ir.Graph, outputs: Sequence[ir.Value]) -> None:
-    needed: set[ir.Value] = set(outputs)
+    needed = dict.fromkeys(outputs)  # ordered: what is written must not depend on hashes
     for node in reversed(list(graph)):
         if any(v in needed for v in node.outputs):
-            needed.update(v for v in node.inputs if v is not None)
-            needed.update(captured(node))
+            needed.update(dict.fromkeys(v for v in node.inputs if v is not None))
+            needed.update(dict.fromkeys(captured(node)))
         else:
             # a removed node would still count as a user of its inputs
             for i in range(len(node.inputs)):
@@ -132,7 +132,7 @@ def _forget_inferred(graph: ir.Graph, results: Sequence[ir.Value]) -> None:
     """Inside, types are the runtime's to infer; those of foreign operators it may need told."""
     for value in (v for n in graph for v in n.outputs if v not in results):
         producer = value.producer()
-        if producer is not None and producer.domain in ("", "ai.onnx.ml"):
+        if producer is not None and not producer.domain:
             value.type, value.shape = None, None
         elif value.shape is not None:
             value.shape = _writable(value.shape)

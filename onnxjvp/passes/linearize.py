@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -37,6 +37,14 @@ class Liveness:
     live: frozenset[ir.Value]
     cuts: tuple[str, ...]  # nodes at which a live path ends in a derivative of zero
     refused: tuple[tuple[str, str, str], ...]  # (node, operator, reason)
+    _refused_regions: frozenset[Region]
+
+    def is_hopeless(self, region: Region) -> bool:
+        """Refused, or fed by a refused node whose type nobody knows: not worth a rule."""
+        if region in self._refused_regions:
+            return True
+        known = (v is None or (v.dtype is not None and v.shape is not None) for v in region.inputs)
+        return bool(self._refused_regions) and not all(known)
 
 
 @dataclass
@@ -59,15 +67,18 @@ def is_float(value: ir.Value | None) -> bool:
     return value is not None and value.dtype in FLOATS
 
 
-def live_inputs(region: Region, live: frozenset[ir.Value] | set[ir.Value]) -> set[int]:
-    return {i for i, v in enumerate(region.inputs) if v in live}
+def live_inputs(region: Region, live: Set[ir.Value]) -> set[int]:
+    """The operands that a derivative flows in through."""
+    rule = rule_for(region)
+    ignored = rule.ignores if isinstance(rule, Linear) else ()
+    return {i for i, v in enumerate(region.inputs) if v in live and i not in ignored}
 
 
 def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Liveness:
     """Which values have a tangent, and every node on the way that has no rule for it."""
     ordered = _needed(regions(source.graph), outputs)
     live: set[ir.Value] = set(wrt)
-    cuts, refused = [], []
+    cuts, refused, hopeless = [], [], []
     for region in ordered:
         inputs = live_inputs(region, live)
         if not inputs:
@@ -75,13 +86,15 @@ def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]
         floats = [v for v in region.outputs if is_float(v)]
         reason = _refusal(region, inputs)
         if reason is not None:
-            refused.append((_name(region), region.label, reason))
+            refused.append((name_of(region), region.label, reason))
+            hopeless.append(region)
+            floats = [v for v in region.outputs if is_float(v) or v.dtype is None]
         if reason is None and (not floats or isinstance(rule_for(region), Zero)):
             if region.label not in ("Shape", "Size"):
-                cuts.append(f"{_name(region)} ({region.label})")
+                cuts.append(f"{name_of(region)} ({region.label})")
             continue
         live.update(floats)
-    return Liveness(ordered, frozenset(live), tuple(cuts), tuple(refused))
+    return Liveness(ordered, frozenset(live), tuple(cuts), tuple(refused), frozenset(hopeless))
 
 
 def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Region, ...]:
@@ -112,7 +125,7 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
     return None
 
 
-def _name(region: Region) -> str:
+def name_of(region: Region) -> str:
     return region.node.name or region.outputs[0].name or "?"
 
 
@@ -144,18 +157,21 @@ def linearize(
     seeds = [op.seed(v) for v in wrt]
     tangents: dict[ir.Value, ir.Value] = dict(zip(wrt, seeds, strict=True))
     like = dict(zip(seeds, wrt, strict=True))
-    bad = {name for name, *_ in refused}
     for region in liveness.regions:
-        incoming = [None if v is None else tangents.get(v) for v in region.inputs]
-        if not any(incoming):
+        flowing = live_inputs(region, tangents.keys())
+        if not flowing:
             continue
-        if _name(region) in bad:
+        incoming = [
+            tangents[v] if v is not None and i in flowing else None
+            for i, v in enumerate(region.inputs)
+        ]
+        if liveness.is_hopeless(region):
             results: Sequence[ir.Value | None] = _placeholders(op, region)
         else:
             try:
                 results = push(op, region, incoming)
             except RefusedError as error:
-                refused.append((_name(region), region.label, str(error)))
+                refused.append((name_of(region), region.label, str(error)))
                 results = _placeholders(op, region)
         for output, tangent in zip(region.outputs, results, strict=True):
             if tangent is not None:
@@ -192,6 +208,8 @@ def push(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
         if not is_float(output) or not output.name:
             results[i] = None
         elif tangent is not None:
+            if tangent.shape is None:
+                tangent.shape = output.shape  # its rank could be told from the primal alone
             _check(region, output, tangent)
     return results
 

@@ -9,10 +9,11 @@ import onnx_ir as ir
 from onnxjvp.graph.ops import Ops, rank
 from onnxjvp.graph.regions import Region
 from onnxjvp.graph.shapes import constant
-from onnxjvp.rules.kinds import Tangents
+from onnxjvp.rules.kinds import RefusedError, Tangents
 from onnxjvp.rules.registry import linear, linear_push, pushed, selection
 
 linear("Neg Identity Cast", source="linear in X")
+linear("CastLike", ignores=(1,), source="ONNX CastLike-15; linear in X")
 linear("Mul", terms=((0, 1),), source="ONNX Mul-14; bilinear")
 linear("MatMul", terms=((0, 1),), source="ONNX MatMul-13; bilinear")
 
@@ -80,16 +81,15 @@ def gemm_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value 
     return [op.expand_to(op.add_all(parts), region.outputs[0])]
 
 
-# the last operand is a constant offset: leave it out and scale
 @linear_push(
     "ai.onnx.ml::Scaler", terms=((0,),), source="ai.onnx.ml Scaler-1; (x − offset) · scale"
 )
 def scaler_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    scale = region.attributes.get("scale")
-    assert tangents[0] is not None
-    if scale is None:
-        return [tangents[0]]
-    return [op.Mul(tangents[0], op.const(list(scale.as_floats()), like=tangents[0]))]
+    scale, t = region.attributes.get("scale"), tangents[0]
+    assert t is not None
+    if t.dtype != ir.DataType.FLOAT:  # whatever it reads, it writes float32
+        t = op.Cast(t, to=int(ir.DataType.FLOAT))
+    return [t if scale is None else op.Mul(t, op.const(list(scale.as_floats()), like=t))]
 
 
 def _compare(op: Ops, region: Region, tangents: Tangents, better: str) -> ir.Value:
@@ -171,6 +171,8 @@ def reduce_extreme_push(op: Ops, region: Region, tangents: Tangents) -> Sequence
 def _axes(region: Region, n: int) -> list[int]:
     operand = region.input(1)
     array = constant(operand) if operand is not None else None
+    if operand is not None and array is None:
+        raise RefusedError("its axes are not a constant")
     axes = [] if array is None else [int(a) % n for a in array.reshape(-1)]
     if not axes and not region.attr_int("noop_with_empty_axes", 0):
         axes = list(range(n))

@@ -44,6 +44,8 @@ class Linear:
     terms: tuple[tuple[int, ...], ...] | None  # None: every operand is a term of its own
     args: tuple[int, ...] | None
     source: str
+    #: operands that lend no more than their dtype or shape
+    ignores: tuple[int, ...] = ()
 
     def is_affine(self, live: set[int]) -> bool:
         if self.terms is None:

@@ -38,10 +38,16 @@ def zero(names: str, *, source: str) -> None:
     register(names, Zero(source))
 
 
-def linear(names: str, *, terms: tuple[tuple[int, ...], ...] = ((0,),), source: str) -> None:
+def linear(
+    names: str,
+    *,
+    terms: tuple[tuple[int, ...], ...] = ((0,),),
+    ignores: tuple[int, ...] = (),
+    source: str,
+) -> None:
     """Operators whose tangent is the node itself on one operand's tangent at a time."""
     args = tuple(sorted({i for term in terms for i in term}))
-    register(names, Linear(_by_same_node(terms), terms, args, source))
+    register(names, Linear(_by_same_node(terms), terms, args, source, ignores))
 
 
 def linear_push(

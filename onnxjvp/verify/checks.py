@@ -46,10 +46,11 @@ class Checks:
         for name, expected in primal.items():
             if name not in found:
                 yield Row("unchanged", name, "failed", "runtime", note="the output is missing")
-                continue
-            floating = expected.dtype.kind == "f" and not exact
-            allowed = TOLERANCES[expected.dtype.name].rounding if floating else 0.0
-            yield compare("unchanged", name, "runtime", found[name], expected, allowed)
+            elif exact or expected.dtype.kind != "f":
+                yield compare("unchanged", name, "runtime", found[name], expected, 0.0)
+            else:
+                allowed = TOLERANCES[expected.dtype.name].rounding
+                yield self._runtime_row("unchanged", name, expected, allowed, (), by_norm=False)
 
     def against_differences(self) -> Iterator[Row]:
         check, where = "jvp = float64 differences", self._engine.where
@@ -83,18 +84,30 @@ class Checks:
                 if self._precise is None:
                     yield not_applicable(check, tensor, "runtime", self._no_float64())
                     continue
+                expected, dtype = self._precise("u")[tensor], self._runtime("u")[tensor].dtype
+                allowed = self._tolerance or TOLERANCES[dtype.name].runtime
                 # the digits that J u has fewer than the terms of a subtraction are lost by design
                 subtracted = kind == "jvp" and self._by_subtraction
-                terms = tuple(tensors.values()) if subtracted else (tensor,)
-                yield self._rounded(check, tensor, terms, self._precise)
+                terms = tuple(tensors.values()) if subtracted else ()
+                yield self._runtime_row(check, tensor, expected, allowed, terms, by_norm=True)
 
-    def _rounded(self, check: str, tensor: str, terms: tuple[str, ...], precise: Precise) -> Row:
-        """Allow what the table does, or what rounding the inputs and weights would do by itself.
+    def _runtime_row(
+        self,
+        check: str,
+        tensor: str,
+        expected: Array,
+        allowed: float,
+        terms: tuple[str, ...],
+        *,
+        by_norm: bool,
+    ) -> Row:
+        """Allow what is given, or what rounding the inputs and weights would do by itself.
 
         A deep network's derivative jumps at kinks that lie within the rounding of its values.
         """
-        found, values = self._runtime("u")[tensor], precise("u")
-        scales = tuple(values[term] for term in terms)
+        found = self._runtime("u")[tensor]
+        precise = self._precise
+        scales = tuple(precise("u")[term] for term in terms) if precise else ()
 
         def row(tolerance: float, note: str = "") -> Row:
             return compare(
@@ -102,26 +115,21 @@ class Checks:
                 tensor,
                 "runtime",
                 found,
-                values[tensor],
+                expected,
                 tolerance,
                 terms=scales,
-                by_norm=True,
+                by_norm=by_norm,
                 note=note,
             )
 
-        allowed = self._tolerance or TOLERANCES[found.dtype.name].runtime
         first = row(allowed)
-        if first.status == "passed" or self._tolerance is not None:
+        if first.status == "passed" or precise is None or self._tolerance is not None:
             return first
-        noisy = precise.noisy(found.dtype)[tensor]
-        moved = compare(
-            check, tensor, "float64", noisy, values[tensor], 0.0, terms=scales, by_norm=True
-        ).relative
-        if moved is None or AMPLIFIED * moved <= allowed:
+        moved = precise.moved(tensor, terms, found.dtype, by_norm=by_norm)
+        if AMPLIFIED * moved <= allowed:
             return first
-        return row(
-            AMPLIFIED * moved, f"rounding the inputs and weights alone moves it by {moved:.1e}"
-        )
+        note = f"rounding the inputs and weights alone moves it by {moved:.1e}"
+        return row(AMPLIFIED * moved, note)
 
     def identities(self, w_is_x: bool) -> Iterator[Row]:
         """J u from the frozen network's values, and its value at x."""

@@ -29,6 +29,9 @@ class Result:
 
 
 Cli = Callable[..., Result]
+Refused = Callable[..., Result]
+
+value = helper.make_tensor_value_info
 
 
 def listing(folder: Path) -> dict[str, tuple[bool, bytes]]:
@@ -58,3 +61,10 @@ def model_of(
     )
     opsets = [helper.make_opsetid("", 18), *(helper.make_opsetid(d, 1) for d in domains)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def save(folder: Path, model: onnx.ModelProto, name: str = "m.onnx") -> Path:
+    """The file of a model, valid or not."""
+    path = folder / name
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from command_line import MODELS, Cli, Result, listing
+from command_line import MODELS, Cli, Refused, Result, listing, model_of, save, value
+from onnx import helper
 
 from onnxjvp.cli.main import main
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def refused(cli: Cli, tmp_path: Path) -> Callable[..., Result]:
+def refused(cli: Cli, tmp_path: Path) -> Refused:
     """Call a command that must fail, say all these words on stderr, and write nothing."""
 
     def call(code: int, words: Sequence[str], *arguments: object) -> Result:
@@ -50,3 +51,15 @@ def refused(cli: Cli, tmp_path: Path) -> Callable[..., Result]:
         return result
 
     return call
+
+
+@pytest.fixture
+def relu(tmp_path: Path) -> Path:
+    return save(tmp_path, model_of([helper.make_node("Relu", ["x"], ["y"], name="relu")]))
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    node = helper.make_node("Gather", ["x", "i"], ["y"], name="gather")
+    ends = [value("x", 1, [2, 3]), value("i", 7, [2])]
+    return save(tmp_path, model_of([node], inputs=ends))

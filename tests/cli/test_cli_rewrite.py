@@ -60,7 +60,7 @@ def test_emit_jvp_names_its_file(cli: Cli, folder: Path) -> None:
 def test_an_integer_output_is_excluded_with_its_reason(cli: Cli, folder: Path) -> None:
     result = cli("rewrite", folder / "wine_mlp.onnx")
     assert result.code == 0
-    assert "excluded: output label: its dtype is INT64, not a float" in result.out
+    assert "excluded: output label: its dtype is int64, not a float" in result.out
     assert "derivative of zero on a live path: ArgMax" in result.out
 
 

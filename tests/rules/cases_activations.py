@@ -84,7 +84,9 @@ _IMAGES = ("N", 3, 2, 2)
 CASES += [
     OpCase("PRelu, a slope per element", "y = PRelu(x, a)", params={"a": weights(3)}),
     OpCase("PRelu, one slope", "y = PRelu(x, a)", params={"a": weights(1)}),
-    OpCase("PRelu, a slope per channel", "y = PRelu(x, a)", {"x": _IMAGES}, {"a": weights(3, 1, 1)}),
+    OpCase(
+        "PRelu, a slope per channel", "y = PRelu(x, a)", {"x": _IMAGES}, {"a": weights(3, 1, 1)}
+    ),
     OpCase("PRelu, live slope", "y = PRelu(x, a)", {"x": _IMAGES, "a": (3, 1, 1)}),
     OpCase("PRelu, only the slope live", "y = PRelu(w, a)", {"a": (3,)}, {"w": weights(2, 3)}),
     OpCase("PRelu, x and slope the same", "y = PRelu(x, x)"),
@@ -106,13 +108,19 @@ CASES += [
 ]
 CASES += [
     OpCase("Pow 0", "p = Pow(x, e)\ny = Add(p, x)", params={"e": np.array(0.0)}),
-    OpCase("Pow by a vector", "y = Pow(x, e)", params={"e": np.array([0.0, 1.0, 2.5])}, draw=positive),
+    OpCase(
+        "Pow by a vector", "y = Pow(x, e)", params={"e": np.array([0.0, 1.0, 2.5])}, draw=positive
+    ),
     OpCase("Pow by a vector of one", "y = Pow(x, e)", params={"e": np.array([2.0])}),
-    OpCase("Pow that broadcasts x", "y = Pow(x, e)", {"x": ("N", 1)}, {"e": weights(3)}, draw=positive),
+    OpCase(
+        "Pow that broadcasts x", "y = Pow(x, e)", {"x": ("N", 1)}, {"e": weights(3)}, draw=positive
+    ),
     OpCase("Pow that widens a scalar", "y = Pow(x, e)", {"x": ()}, {"e": np.full((2, 1), 2.0)}),
     OpCase("Pow by an integer", "y = Pow(x, e)", params={"e": np.array(3, np.int64)}),
     OpCase("Pow by integers", "y = Pow(x, e)", params={"e": np.array([1, 2, 3], np.int64)}),
-    OpCase("Pow, live exponent", "y = Pow(w, e)", {"e": ("N", 3)}, {"w": np.array([0.5, 1.5, 2.0])}),
+    OpCase(
+        "Pow, live exponent", "y = Pow(w, e)", {"e": ("N", 3)}, {"w": np.array([0.5, 1.5, 2.0])}
+    ),
     OpCase("Pow, both live", "y = Pow(x, e)", {"x": ("N", 3), "e": (3,)}, draws={"x": positive}),
     OpCase("Pow, both the same", "y = Pow(x, x)", draw=positive),
     OpCase("Pow-7", "y = Pow(x, e)", params={"e": np.array(2.0)}, opset=7),

@@ -50,9 +50,18 @@ for _op, _draw in _BINARY.items():
     ]
     CASES += [
         OpCase(f"{_op}, both live", f"y = {_op}(a, b)", {"a": ("N", 3), "b": ("N", 3)}, draw=_draw),
-        OpCase(f"{_op}, both live, a vector", f"y = {_op}(a, b)", {"a": ("N", 3), "b": (3,)}, draw=_draw),
-        OpCase(f"{_op}, both live, a first", f"y = {_op}(a, b)", {"a": (3,), "b": ("N", 3)}, draw=_draw),
-        OpCase(f"{_op}, both live, a scalar", f"y = {_op}(a, b)", {"a": ("N", 3), "b": ()}, draw=_draw),
+        OpCase(
+            f"{_op}, both live, a vector",
+            f"y = {_op}(a, b)",
+            {"a": ("N", 3), "b": (3,)},
+            draw=_draw,
+        ),
+        OpCase(
+            f"{_op}, both live, a first", f"y = {_op}(a, b)", {"a": (3,), "b": ("N", 3)}, draw=_draw
+        ),
+        OpCase(
+            f"{_op}, both live, a scalar", f"y = {_op}(a, b)", {"a": ("N", 3), "b": ()}, draw=_draw
+        ),
         OpCase(
             f"{_op}, both live, both widened",
             f"y = {_op}(a, b)",
@@ -73,29 +82,54 @@ CASES += [
     OpCase("Mul, both the same", "y = Mul(x, x)"),
     OpCase("Div, both the same", "y = Div(x, x)", draw=positive, flat=True),
     OpCase("Max, both the same", "y = Max(x, x)"),
-    OpCase("Mul, broadcast whose sizes only the run tells", "y = Mul(a, b)",
-           {"a": ("N", 3), "b": ("M", 3)}, sizes={"N": 2, "M": 1}),
-    OpCase("Add, broadcast whose sizes only the run tells", "y = Add(a, b)",
-           {"a": ("N", 3), "b": ("M", 3)}, sizes={"N": 1, "M": 2}, not_empty="N and M must agree"),
-    OpCase("Div, rank known, sizes not", "y = Div(a, b)",
-           {"a": ("N", "M"), "b": ("K", "L")}, sizes={"N": 1, "M": 3, "K": 2, "L": 1}, draw=positive,
-           not_empty="N and K must agree"),
+    OpCase(
+        "Mul, broadcast whose sizes only the run tells",
+        "y = Mul(a, b)",
+        {"a": ("N", 3), "b": ("M", 3)},
+        sizes={"N": 2, "M": 1},
+    ),
+    OpCase(
+        "Add, broadcast whose sizes only the run tells",
+        "y = Add(a, b)",
+        {"a": ("N", 3), "b": ("M", 3)},
+        sizes={"N": 1, "M": 2},
+        not_empty="N and M must agree",
+    ),
+    OpCase(
+        "Div, rank known, sizes not",
+        "y = Div(a, b)",
+        {"a": ("N", "M"), "b": ("K", "L")},
+        sizes={"N": 1, "M": 3, "K": 2, "L": 1},
+        draw=positive,
+        not_empty="N and K must agree",
+    ),
     OpCase("Sum of one", "y = Sum(x)"),
     OpCase("Sum of three", "y = Sum(a, c, b)", {"a": ("N", 3), "b": (3,)}, {"c": weights(1, 3)}),
     OpCase("Sum, one value twice", "y = Sum(x, c, x)", params={"c": weights(3)}),
     OpCase("Mean of three", "y = Mean(a, c, b)", {"a": ("N", 3), "b": (3,)}, {"c": weights(1, 3)}),
     OpCase("Mean of one", "y = Mean(x)"),
-    OpCase("Max of three", "y = Max(a, c, b)", {"a": ("N", 3), "b": ("N", 3)}, {"c": weights(1, 3)}),
-    OpCase("Min of three", "y = Min(c, a, b)", {"a": ("N", 3), "b": ("N", 3)}, {"c": weights(1, 3)}),
-    OpCase("Max of four, the widest last", "y = Max(a, b, c, d)", {"a": (), "b": (3,), "c": ("N", 3)},
-           {"d": weights(2, 1, 3) - 1}),
+    OpCase(
+        "Max of three", "y = Max(a, c, b)", {"a": ("N", 3), "b": ("N", 3)}, {"c": weights(1, 3)}
+    ),
+    OpCase(
+        "Min of three", "y = Min(c, a, b)", {"a": ("N", 3), "b": ("N", 3)}, {"c": weights(1, 3)}
+    ),
+    OpCase(
+        "Max of four, the widest last",
+        "y = Max(a, b, c, d)",
+        {"a": (), "b": (3,), "c": ("N", 3)},
+        {"d": weights(2, 1, 3) - 1},
+    ),
     OpCase("Max of one", "y = Max(x)"),
-    OpCase("Mul by a live integer cast", "i = Cast<to=7>(c)\nf = Cast<to=FLOAT>(i)\ny = Mul(x, f)",
-           params={"c": 2 + np.abs(weights(3))}),
+    OpCase(
+        "Mul by a live integer cast",
+        "i = Cast<to=7>(c)\nf = Cast<to=FLOAT>(i)\ny = Mul(x, f)",
+        params={"c": 2 + np.abs(weights(3))},
+    ),
     OpCase("Add-7", "y = Add(x, c)", params={"c": weights(3)}, opset=7),
     OpCase("Sum-8", "y = Sum(x, c)", params={"c": weights(1, 3)}, opset=8),
     OpCase("Max-8", "y = Max(x, c)", params={"c": weights(1, 3)}, opset=8),
-]  # fmt: skip
+]
 
 # -- Cast --------------------------------------------------------------------------------------
 
@@ -114,19 +148,40 @@ CASES += [
 
 _CHOOSE = np.array([True, False, True])
 CASES += [
-    OpCase("Where, both live", "y = Where(c, a, b)", {"a": ("N", 3), "b": ("N", 3)}, {"c": _CHOOSE}),
-    OpCase("Where, first live", "y = Where(c, a, w)", {"a": ("N", 3)}, {"c": _CHOOSE, "w": weights(3)}),
-    OpCase("Where, second live", "y = Where(c, w, b)", {"b": ("N", 3)}, {"c": _CHOOSE, "w": weights(3)}),
-    OpCase("Where, x widened", "y = Where(c, a, w)", {"a": ()},
-           {"c": np.array([[True], [False]]), "w": weights(3)}),
-    OpCase("Where, condition widens x", "y = Where(c, a, b)", {"a": (3,), "b": ()},
-           {"c": np.array([[True, False, True], [False, False, True]])}),
-    OpCase("Where, condition from x", "zero = Sub(x, x)\nc = Greater(x, zero)\ny = Where(c, a, x)",
-           {"x": ("N", 3), "a": (3,)}),
-    OpCase("Where against -inf", "m = Where(c, x, low)\ny = Softmax(m)", {"x": ("N", 3)},
-           {"c": _CHOOSE, "low": np.array(-np.inf)}),
+    OpCase(
+        "Where, both live", "y = Where(c, a, b)", {"a": ("N", 3), "b": ("N", 3)}, {"c": _CHOOSE}
+    ),
+    OpCase(
+        "Where, first live", "y = Where(c, a, w)", {"a": ("N", 3)}, {"c": _CHOOSE, "w": weights(3)}
+    ),
+    OpCase(
+        "Where, second live", "y = Where(c, w, b)", {"b": ("N", 3)}, {"c": _CHOOSE, "w": weights(3)}
+    ),
+    OpCase(
+        "Where, x widened",
+        "y = Where(c, a, w)",
+        {"a": ()},
+        {"c": np.array([[True], [False]]), "w": weights(3)},
+    ),
+    OpCase(
+        "Where, condition widens x",
+        "y = Where(c, a, b)",
+        {"a": (3,), "b": ()},
+        {"c": np.array([[True, False, True], [False, False, True]])},
+    ),
+    OpCase(
+        "Where, condition from x",
+        "zero = Sub(x, x)\nc = Greater(x, zero)\ny = Where(c, a, x)",
+        {"x": ("N", 3), "a": (3,)},
+    ),
+    OpCase(
+        "Where against -inf",
+        "m = Where(c, x, low)\ny = Softmax(m)",
+        {"x": ("N", 3)},
+        {"c": _CHOOSE, "low": np.array(-np.inf)},
+    ),
     OpCase("Where-9", "y = Where(c, a, b)", {"a": ("N", 3), "b": (3,)}, {"c": _CHOOSE}, opset=9),
-]  # fmt: skip
+]
 
 # -- MatMul, Gemm ------------------------------------------------------------------------------
 
@@ -176,10 +231,14 @@ CASES += [
     OpCase("MatMul, x by its transpose", _T + "y = MatMul(x, t)"),
     OpCase("MatMul, x by itself", "y = MatMul(x, x)", {"x": (3, 3)}),
     OpCase("MatMul, x by itself, batched", "y = MatMul(x, x)", {"x": ("N", 3, 3)}),
-    OpCase("MatMul, the weight computed from an input", "w = Reshape(v, s)\ny = MatMul(x, w)",
-           {"x": ("N", 3), "v": (12,)}, {"s": ints(3, 4)}),
+    OpCase(
+        "MatMul, the weight computed from an input",
+        "w = Reshape(v, s)\ny = MatMul(x, w)",
+        {"x": ("N", 3), "v": (12,)},
+        {"s": ints(3, 4)},
+    ),
     OpCase("MatMul-1", "y = MatMul(x, w)", params={"w": weights(3, 4)}, opset=7),
-]  # fmt: skip
+]
 
 _B, _C = weights(3, 4), weights(4)
 CASES += [
@@ -189,26 +248,42 @@ CASES += [
     OpCase("Gemm, beta 0", "y = Gemm<beta=0.0>(x, b, c)", {"x": ("N", 3), "c": (4,)}, {"b": _B}),
     OpCase("Gemm, transB", "y = Gemm<transB=1>(x, b, c)", params={"b": _B.T, "c": _C}),
     OpCase("Gemm, transA", "y = Gemm<transA=1>(x, b, c)", {"x": (3, "N")}, {"b": _B, "c": _C}),
-    OpCase("Gemm, both transposed", "y = Gemm<transA=1, transB=1>(x, b)", {"x": (3, "N")}, {"b": _B.T}),
+    OpCase(
+        "Gemm, both transposed", "y = Gemm<transA=1, transB=1>(x, b)", {"x": (3, "N")}, {"b": _B.T}
+    ),
     OpCase("Gemm, C a scalar", "y = Gemm(x, b, c)", params={"b": _B, "c": np.array(0.5)}),
     OpCase("Gemm, C a row", "y = Gemm(x, b, c)", params={"b": _B, "c": weights(1, 4)}),
     OpCase("Gemm, C a column", "y = Gemm(x, b, c)", {"x": (2, 3)}, {"b": _B, "c": weights(2, 1)}),
     OpCase("Gemm, C full", "y = Gemm(x, b, c)", {"x": (2, 3)}, {"b": _B, "c": weights(2, 4)}),
     OpCase("Gemm, B live", "y = Gemm(a, x, c)", {"x": (3, 4)}, {"a": weights(2, 3), "c": _C}),
-    OpCase("Gemm, C live", "y = Gemm<beta=0.5>(a, b, x)", {"x": (4,)}, {"a": weights(2, 3), "b": _B}),
+    OpCase(
+        "Gemm, C live", "y = Gemm<beta=0.5>(a, b, x)", {"x": (4,)}, {"a": weights(2, 3), "b": _B}
+    ),
     OpCase("Gemm, C a live scalar", "y = Gemm(a, b, x)", {"x": ()}, {"a": weights(2, 3), "b": _B}),
-    OpCase("Gemm, C a live column", "y = Gemm<alpha=2.0>(a, b, x)", {"x": (2, 1)},
-           {"a": weights(2, 3), "b": _B}),
-    OpCase("Gemm, all live", "y = Gemm<alpha=0.5, beta=2.0, transB=1>(a, b, c)",
-           {"a": ("N", 3), "b": (4, 3), "c": (4,)}),
+    OpCase(
+        "Gemm, C a live column",
+        "y = Gemm<alpha=2.0>(a, b, x)",
+        {"x": (2, 1)},
+        {"a": weights(2, 3), "b": _B},
+    ),
+    OpCase(
+        "Gemm, all live",
+        "y = Gemm<alpha=0.5, beta=2.0, transB=1>(a, b, c)",
+        {"a": ("N", 3), "b": (4, 3), "c": (4,)},
+    ),
     OpCase("Gemm, A and C live", "y = Gemm(a, b, c)", {"a": ("N", 3), "c": ("N", 4)}, {"b": _B}),
     OpCase("Gemm of x and x", "y = Gemm<transB=1>(x, x)"),
-    OpCase("Gemm, B and C computed from an input",
-           "w = Reshape(v, s)\nc = Slice(v, zero, four)\ny = Gemm(x, w, c)",
-           {"x": ("N", 3), "v": (12,)}, {"s": ints(3, 4), "zero": ints(0), "four": ints(4)}),
-    OpCase("Gemm-7", "y = Gemm<alpha=0.5, transB=1>(x, b, c)", params={"b": _B.T, "c": _C}, opset=7),
+    OpCase(
+        "Gemm, B and C computed from an input",
+        "w = Reshape(v, s)\nc = Slice(v, zero, four)\ny = Gemm(x, w, c)",
+        {"x": ("N", 3), "v": (12,)},
+        {"s": ints(3, 4), "zero": ints(0), "four": ints(4)},
+    ),
+    OpCase(
+        "Gemm-7", "y = Gemm<alpha=0.5, transB=1>(x, b, c)", params={"b": _B.T, "c": _C}, opset=7
+    ),
     OpCase("Gemm-9", "y = Gemm(x, b, c)", params={"b": _B, "c": _C}, opset=9),
-]  # fmt: skip
+]
 
 CASES += [
     OpCase(
@@ -241,16 +316,25 @@ for _op in ("Softmax", "LogSoftmax"):
         OpCase(f"{_op}-11, fixed shape", f"y = {_op}<axis=1>(x)", {"x": (2, 3, 4)}, opset=11),
     ]
 CASES.append(
-    OpCase("Softmax, masked with -inf", "m = Add(x, c)\ny = Softmax(m)",
-           params={"c": np.array([0.0, -np.inf, 0.0])})
-)  # fmt: skip
+    OpCase(
+        "Softmax, masked with -inf",
+        "m = Add(x, c)\ny = Softmax(m)",
+        params={"c": np.array([0.0, -np.inf, 0.0])},
+    )
+)
 
 # -- reductions --------------------------------------------------------------------------------
 
 _REDUCTIONS = (
-    "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2", "ReduceSumSquare",
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSumSquare",
     "ReduceLogSumExp",
-)  # fmt: skip
+)
 _EXTREME = "no element of an empty axis can be taken"
 _NEGATIVE = "onnxruntime mistakes negative axes of an empty tensor"
 for _op in _REDUCTIONS:
@@ -275,18 +359,43 @@ for _op in _REDUCTIONS:
             f"y = {_op}<noop_with_empty_axes=1>(x, axes)",
             params={"axes": ints()},
         ),
-        OpCase(f"{_op} with an empty list of axes", f"y = {_op}(x, axes)", params={"axes": ints()},
-               not_empty=_empty),
-        OpCase(f"{_op} of an axis of one", f"y = {_op}<keepdims=0>(x, axes)", {"x": ("N", 1, 3)},
-               {"axes": ints(1)}),
-        OpCase(f"{_op}-11, axes an attribute", f"y = {_op}<axes=[1], keepdims=0>(x)", _CUBE, opset=11),
+        OpCase(
+            f"{_op} with an empty list of axes",
+            f"y = {_op}(x, axes)",
+            params={"axes": ints()},
+            not_empty=_empty,
+        ),
+        OpCase(
+            f"{_op} of an axis of one",
+            f"y = {_op}<keepdims=0>(x, axes)",
+            {"x": ("N", 1, 3)},
+            {"axes": ints(1)},
+        ),
+        OpCase(
+            f"{_op}-11, axes an attribute", f"y = {_op}<axes=[1], keepdims=0>(x)", _CUBE, opset=11
+        ),
         OpCase(f"{_op}-11 of all", f"y = {_op}(x)", opset=11, not_empty=_empty),
-    ]  # fmt: skip
+    ]
 CASES += [
-    OpCase("ReduceMax over many symbols", "y = ReduceMax<keepdims=0>(x, axes)",
-           {"x": ("N", "H", 3, "W")}, {"axes": ints(1, 3)}, sizes={"N": 2, "H": 2, "W": 3}),
-    OpCase("ReduceMean over symbols", "y = ReduceMean<keepdims=0>(x, axes)",
-           {"x": ("N", 3, "H", "W")}, {"axes": ints(2, 3)}, sizes={"N": 2, "H": 2, "W": 3}),
-    OpCase("ReduceSum-13, axes an input", "y = ReduceSum<keepdims=0>(x, axes)", _CUBE,
-           {"axes": ints(1)}, opset=13),
-]  # fmt: skip
+    OpCase(
+        "ReduceMax over many symbols",
+        "y = ReduceMax<keepdims=0>(x, axes)",
+        {"x": ("N", "H", 3, "W")},
+        {"axes": ints(1, 3)},
+        sizes={"N": 2, "H": 2, "W": 3},
+    ),
+    OpCase(
+        "ReduceMean over symbols",
+        "y = ReduceMean<keepdims=0>(x, axes)",
+        {"x": ("N", 3, "H", "W")},
+        {"axes": ints(2, 3)},
+        sizes={"N": 2, "H": 2, "W": 3},
+    ),
+    OpCase(
+        "ReduceSum-13, axes an input",
+        "y = ReduceSum<keepdims=0>(x, axes)",
+        _CUBE,
+        {"axes": ints(1)},
+        opset=13,
+    ),
+]

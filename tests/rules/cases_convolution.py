@@ -17,67 +17,153 @@ CASES = [
     OpCase("Conv 2-D", "y = Conv(x, w, b)", _IMAGE, {"w": _K2, "b": _BIAS}),
     OpCase("Conv 3-D", "y = Conv(x, w, b)", _VOLUME, {"w": _K3, "b": _BIAS}),
     OpCase("Conv without a bias", "y = Conv(x, w)", _IMAGE, {"w": _K2}),
-    OpCase("Conv of a fixed batch", "y = Conv(x, w, b)", {"x": (2, 2, 6, 5)}, {"w": _K2, "b": _BIAS}),
-    OpCase("Conv with everything dynamic", "y = Conv<pads=[1, 0, 1, 1]>(x, w, b)",
-           {"x": ("N", 2, "H", "W")}, {"w": _K2, "b": _BIAS}, sizes={"N": 2, "H": 5, "W": 4}),
-    OpCase("Conv, strides and pads", "y = Conv<strides=[2, 1], pads=[1, 0, 2, 1]>(x, w, b)", _IMAGE,
-           {"w": _K2, "b": _BIAS}),
-    OpCase("Conv, dilations", "y = Conv<dilations=[2, 3], kernel_shape=[3, 2]>(x, w)", _IMAGE, {"w": _K2}),
-    OpCase("Conv, groups", "y = Conv<group=2>(x, w, b)", _IMAGE,
-           {"w": weights(4, 1, 3, 2), "b": weights(4)}),
-    OpCase("Conv, depthwise", "y = Conv<group=2, pads=[1, 1, 1, 1]>(x, w)", _IMAGE,
-           {"w": weights(2, 1, 3, 3)}),
+    OpCase(
+        "Conv of a fixed batch", "y = Conv(x, w, b)", {"x": (2, 2, 6, 5)}, {"w": _K2, "b": _BIAS}
+    ),
+    OpCase(
+        "Conv with everything dynamic",
+        "y = Conv<pads=[1, 0, 1, 1]>(x, w, b)",
+        {"x": ("N", 2, "H", "W")},
+        {"w": _K2, "b": _BIAS},
+        sizes={"N": 2, "H": 5, "W": 4},
+    ),
+    OpCase(
+        "Conv, strides and pads",
+        "y = Conv<strides=[2, 1], pads=[1, 0, 2, 1]>(x, w, b)",
+        _IMAGE,
+        {"w": _K2, "b": _BIAS},
+    ),
+    OpCase(
+        "Conv, dilations",
+        "y = Conv<dilations=[2, 3], kernel_shape=[3, 2]>(x, w)",
+        _IMAGE,
+        {"w": _K2},
+    ),
+    OpCase(
+        "Conv, groups",
+        "y = Conv<group=2>(x, w, b)",
+        _IMAGE,
+        {"w": weights(4, 1, 3, 2), "b": weights(4)},
+    ),
+    OpCase(
+        "Conv, depthwise",
+        "y = Conv<group=2, pads=[1, 1, 1, 1]>(x, w)",
+        _IMAGE,
+        {"w": weights(2, 1, 3, 3)},
+    ),
     *(
-        OpCase(f"Conv, {pad}", f'y = Conv<auto_pad="{pad}", strides=[2, 2]>(x, w, b)', _IMAGE,
-               {"w": _K2, "b": _BIAS})
+        OpCase(
+            f"Conv, {pad}",
+            f'y = Conv<auto_pad="{pad}", strides=[2, 2]>(x, w, b)',
+            _IMAGE,
+            {"w": _K2, "b": _BIAS},
+        )
         for pad in ("SAME_UPPER", "SAME_LOWER", "VALID", "NOTSET")
     ),
-    OpCase("Conv, all live", "y = Conv<strides=[2, 1]>(x, w, b)",
-           {**_IMAGE, "w": (3, 2, 3, 2), "b": (3,)}),
-    OpCase("Conv, only W live", "y = Conv<pads=[1, 1, 1, 1]>(c, w)", {"w": (3, 2, 3, 2)},
-           {"c": weights(2, 2, 6, 5)}),
-    OpCase("Conv, only the bias live", "y = Conv(c, w, b)", {"b": (3,)},
-           {"c": weights(2, 2, 6, 5), "w": _K2}),
-    OpCase("Conv, W and B computed from an input",
-           "w = Reshape(v, s)\nb = Slice(v, zero, three)\ny = Conv(x, w, b)",
-           {**_IMAGE, "v": (36,)},
-           {"s": ints(3, 2, 3, 2), "zero": ints(0), "three": ints(3)}),
-    OpCase("Conv 1-D, groups, all live", "y = Conv<group=2>(x, w, b)",
-           {**_LINE, "w": (4, 1, 3), "b": (4,)}),
+    OpCase(
+        "Conv, all live",
+        "y = Conv<strides=[2, 1]>(x, w, b)",
+        {**_IMAGE, "w": (3, 2, 3, 2), "b": (3,)},
+    ),
+    OpCase(
+        "Conv, only W live",
+        "y = Conv<pads=[1, 1, 1, 1]>(c, w)",
+        {"w": (3, 2, 3, 2)},
+        {"c": weights(2, 2, 6, 5)},
+    ),
+    OpCase(
+        "Conv, only the bias live",
+        "y = Conv(c, w, b)",
+        {"b": (3,)},
+        {"c": weights(2, 2, 6, 5), "w": _K2},
+    ),
+    OpCase(
+        "Conv, W and B computed from an input",
+        "w = Reshape(v, s)\nb = Slice(v, zero, three)\ny = Conv(x, w, b)",
+        {**_IMAGE, "v": (36,)},
+        {"s": ints(3, 2, 3, 2), "zero": ints(0), "three": ints(3)},
+    ),
+    OpCase(
+        "Conv 1-D, groups, all live",
+        "y = Conv<group=2>(x, w, b)",
+        {**_LINE, "w": (4, 1, 3), "b": (4,)},
+    ),
     OpCase("Conv-1 at opset 7", "y = Conv(x, w, b)", _IMAGE, {"w": _K2, "b": _BIAS}, opset=7),
-]  # fmt: skip
+]
 
 # -- ConvTranspose -----------------------------------------------------------------------------
 
 _T2 = weights(2, 3, 3, 2)
 CASES += [
-    OpCase("ConvTranspose 1-D", "y = ConvTranspose<strides=[2]>(x, w, b)", _LINE,
-           {"w": weights(2, 3, 3), "b": _BIAS}),
+    OpCase(
+        "ConvTranspose 1-D",
+        "y = ConvTranspose<strides=[2]>(x, w, b)",
+        _LINE,
+        {"w": weights(2, 3, 3), "b": _BIAS},
+    ),
     OpCase("ConvTranspose 2-D", "y = ConvTranspose(x, w, b)", _IMAGE, {"w": _T2, "b": _BIAS}),
-    OpCase("ConvTranspose 3-D", "y = ConvTranspose<strides=[2, 1, 1]>(x, w)", _VOLUME,
-           {"w": weights(2, 3, 2, 2, 2)}),
-    OpCase("ConvTranspose, output_padding",
-           "y = ConvTranspose<strides=[2, 2], output_padding=[1, 0], pads=[1, 0, 0, 1]>(x, w, b)", _IMAGE,
-           {"w": _T2, "b": _BIAS}),
-    OpCase("ConvTranspose, output_shape", "y = ConvTranspose<strides=[2, 2], output_shape=[12, 10]>(x, w)",
-           _IMAGE, {"w": _T2}),
-    OpCase("ConvTranspose, groups", "y = ConvTranspose<group=2, strides=[2, 2]>(x, w, b)", _IMAGE,
-           {"w": weights(2, 2, 3, 2), "b": weights(4)}),
-    OpCase("ConvTranspose, dilations", "y = ConvTranspose<dilations=[2, 1]>(x, w)", _IMAGE, {"w": _T2}),
+    OpCase(
+        "ConvTranspose 3-D",
+        "y = ConvTranspose<strides=[2, 1, 1]>(x, w)",
+        _VOLUME,
+        {"w": weights(2, 3, 2, 2, 2)},
+    ),
+    OpCase(
+        "ConvTranspose, output_padding",
+        "y = ConvTranspose<strides=[2, 2], output_padding=[1, 0], pads=[1, 0, 0, 1]>(x, w, b)",
+        _IMAGE,
+        {"w": _T2, "b": _BIAS},
+    ),
+    OpCase(
+        "ConvTranspose, output_shape",
+        "y = ConvTranspose<strides=[2, 2], output_shape=[12, 10]>(x, w)",
+        _IMAGE,
+        {"w": _T2},
+    ),
+    OpCase(
+        "ConvTranspose, groups",
+        "y = ConvTranspose<group=2, strides=[2, 2]>(x, w, b)",
+        _IMAGE,
+        {"w": weights(2, 2, 3, 2), "b": weights(4)},
+    ),
+    OpCase(
+        "ConvTranspose, dilations", "y = ConvTranspose<dilations=[2, 1]>(x, w)", _IMAGE, {"w": _T2}
+    ),
     *(
-        OpCase(f"ConvTranspose, {pad}", f'y = ConvTranspose<auto_pad="{pad}", strides=[2, 2]>(x, w)', _IMAGE,
-               {"w": _T2})
+        OpCase(
+            f"ConvTranspose, {pad}",
+            f'y = ConvTranspose<auto_pad="{pad}", strides=[2, 2]>(x, w)',
+            _IMAGE,
+            {"w": _T2},
+        )
         for pad in ("SAME_UPPER", "SAME_LOWER", "VALID")
     ),
-    OpCase("ConvTranspose, all live", "y = ConvTranspose<strides=[2, 2]>(x, w, b)",
-           {**_IMAGE, "w": (2, 3, 3, 2), "b": (3,)}),
-    OpCase("ConvTranspose, only W live", "y = ConvTranspose(c, w)", {"w": (2, 3, 3, 2)},
-           {"c": weights(2, 2, 3, 3)}),
-    OpCase("ConvTranspose with everything dynamic", "y = ConvTranspose<strides=[2, 2]>(x, w, b)",
-           {"x": ("N", 2, "H", "W")}, {"w": _T2, "b": _BIAS}, sizes={"N": 2, "H": 3, "W": 4}),
-    OpCase("ConvTranspose at opset 7", "y = ConvTranspose<strides=[2, 2]>(x, w, b)", _IMAGE,
-           {"w": _T2, "b": _BIAS}, opset=7),
-]  # fmt: skip
+    OpCase(
+        "ConvTranspose, all live",
+        "y = ConvTranspose<strides=[2, 2]>(x, w, b)",
+        {**_IMAGE, "w": (2, 3, 3, 2), "b": (3,)},
+    ),
+    OpCase(
+        "ConvTranspose, only W live",
+        "y = ConvTranspose(c, w)",
+        {"w": (2, 3, 3, 2)},
+        {"c": weights(2, 2, 3, 3)},
+    ),
+    OpCase(
+        "ConvTranspose with everything dynamic",
+        "y = ConvTranspose<strides=[2, 2]>(x, w, b)",
+        {"x": ("N", 2, "H", "W")},
+        {"w": _T2, "b": _BIAS},
+        sizes={"N": 2, "H": 3, "W": 4},
+    ),
+    OpCase(
+        "ConvTranspose at opset 7",
+        "y = ConvTranspose<strides=[2, 2]>(x, w, b)",
+        _IMAGE,
+        {"w": _T2, "b": _BIAS},
+        opset=7,
+    ),
+]
 
 # -- pools -------------------------------------------------------------------------------------
 
@@ -101,14 +187,21 @@ for _op in ("MaxPool", "AveragePool"):
     CASES += [
         OpCase(f"{_op} 1-D", f"y = {_op}<kernel_shape=[3], strides=[2]>(x)", _LINE),
         OpCase(f"{_op} 3-D", f"y = {_op}<kernel_shape=[2, 2, 2]>(x)", _VOLUME),
-        OpCase(f"{_op} of a fixed batch", f"y = {_op}<kernel_shape=[2, 2]>(x)", {"x": (1, 2, 4, 4)}),
+        OpCase(
+            f"{_op} of a fixed batch", f"y = {_op}<kernel_shape=[2, 2]>(x)", {"x": (1, 2, 4, 4)}
+        ),
         OpCase(
             f"{_op} with everything dynamic",
             f"y = {_op}<kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1>(x)",
             _EVERYWHERE,
             sizes=_SIZES,
         ),
-        OpCase(f"{_op} at opset 7", f"y = {_op}<kernel_shape=[2, 2], pads=[1, 0, 0, 1]>(x)", _IMAGE, opset=7),
+        OpCase(
+            f"{_op} at opset 7",
+            f"y = {_op}<kernel_shape=[2, 2], pads=[1, 0, 0, 1]>(x)",
+            _IMAGE,
+            opset=7,
+        ),
     ]
     CASES.append(
         OpCase(
@@ -127,14 +220,27 @@ CASES += [
     for what in ("pads", "ceil_mode and pads", "SAME_UPPER")
 ]
 CASES += [
-    OpCase("MaxPool with Indices", "y, i = MaxPool<kernel_shape=[2, 2]>(x)", _IMAGE,
-           outputs=("y", "i"), excluded=("i",)),
-    OpCase("MaxPool with Indices, by columns",
-           "y, i = MaxPool<kernel_shape=[2, 2], storage_order=1>(x)", _IMAGE,
-           outputs=("y", "i"), excluded=("i",)),
-    OpCase("MaxPool of negative numbers in padding", "n = Sub(x, big)\ny = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(n)",
-           _IMAGE, {"big": np.array(100.0)}),
-]  # fmt: skip
+    OpCase(
+        "MaxPool with Indices",
+        "y, i = MaxPool<kernel_shape=[2, 2]>(x)",
+        _IMAGE,
+        outputs=("y", "i"),
+        excluded=("i",),
+    ),
+    OpCase(
+        "MaxPool with Indices, by columns",
+        "y, i = MaxPool<kernel_shape=[2, 2], storage_order=1>(x)",
+        _IMAGE,
+        outputs=("y", "i"),
+        excluded=("i",),
+    ),
+    OpCase(
+        "MaxPool of negative numbers in padding",
+        "n = Sub(x, big)\ny = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(n)",
+        _IMAGE,
+        {"big": np.array(100.0)},
+    ),
+]
 for _op in ("GlobalAveragePool", "GlobalMaxPool"):
     CASES += [
         OpCase(_op, f"y = {_op}(x)", _IMAGE),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -107,7 +107,7 @@ class OpCase:
         return tuple(o for o in self.outputs if o not in self.excluded)
 
 
-@lru_cache(maxsize=None)
+@cache
 def rewritten(case: OpCase, form: str, dtype: str | None = None) -> tuple[Rewritten, ModelProto]:
     """The case in one of FORMS, checked."""
     model = case.model(dtype)

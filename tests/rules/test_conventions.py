@@ -37,48 +37,143 @@ KINKS = [
     # the slope at a kink is that of the flat side
     Kink("Relu", "y = Relu(x)", [-1.0, 0.0, -0.0, 1.0], [5.0, 5.0, 5.0, 5.0], [0.0, 0.0, 0.0, 5.0]),
     Kink("Abs", "y = Abs(x)", [-1.0, 0.0, -0.0, 1.0], [5.0, 5.0, 5.0, 5.0], [-5.0, 0.0, 0.0, 5.0]),
-    Kink("Clip", "y = Clip(x, low, high)", [-2.0, -1.0, 0.0, 2.0, 3.0], [5.0] * 5,
-         [0.0, 0.0, 5.0, 0.0, 0.0], _BOUNDS),
-    Kink("Clip-6", "y = Clip<min=-1.0, max=2.0>(x)", [-1.0, 0.0, 2.0], [5.0] * 3, [0.0, 5.0, 0.0],
-         opset=10),
-    Kink("HardSigmoid", "y = HardSigmoid<alpha=0.25>(x)", [-2.0, 0.0, 2.0], [4.0] * 3, [0.0, 1.0, 0.0]),
+    Kink(
+        "Clip",
+        "y = Clip(x, low, high)",
+        [-2.0, -1.0, 0.0, 2.0, 3.0],
+        [5.0] * 5,
+        [0.0, 0.0, 5.0, 0.0, 0.0],
+        _BOUNDS,
+    ),
+    Kink(
+        "Clip-6",
+        "y = Clip<min=-1.0, max=2.0>(x)",
+        [-1.0, 0.0, 2.0],
+        [5.0] * 3,
+        [0.0, 5.0, 0.0],
+        opset=10,
+    ),
+    Kink(
+        "HardSigmoid",
+        "y = HardSigmoid<alpha=0.25>(x)",
+        [-2.0, 0.0, 2.0],
+        [4.0] * 3,
+        [0.0, 1.0, 0.0],
+    ),
     Kink("HardSwish", "y = HardSwish(x)", [-3.0, 0.0, 3.0], [4.0] * 3, [0.0, 2.0, 4.0]),
-    Kink("ThresholdedRelu", "y = ThresholdedRelu<alpha=1.5>(x)", [1.0, 1.5, 2.0], [4.0] * 3, [0.0, 0.0, 4.0]),
+    Kink(
+        "ThresholdedRelu",
+        "y = ThresholdedRelu<alpha=1.5>(x)",
+        [1.0, 1.5, 2.0],
+        [4.0] * 3,
+        [0.0, 0.0, 4.0],
+    ),
     Kink("ReduceL1", "y = ReduceL1<keepdims=0>(x)", [-1.0, 0.0, 2.0], [3.0, 5.0, 7.0], 4.0),
     Kink("ReduceL2 at the origin", "y = ReduceL2<keepdims=0>(x)", [0.0, 0.0], [3.0, 5.0], 0.0),
     # else: the slope of the side x ≤ kink
     Kink("LeakyRelu", "y = LeakyRelu<alpha=0.5>(x)", [-1.0, 0.0, 1.0], [4.0] * 3, [2.0, 2.0, 4.0]),
-    Kink("PRelu", "y = PRelu(x, a)", [-1.0, 0.0, 1.0], [4.0] * 3, [2.0, 2.0, 4.0], {"a": np.array([0.5])}),
+    Kink(
+        "PRelu",
+        "y = PRelu(x, a)",
+        [-1.0, 0.0, 1.0],
+        [4.0] * 3,
+        [2.0, 2.0, 4.0],
+        {"a": np.array([0.5])},
+    ),
     Kink("Elu", "y = Elu<alpha=0.5>(x)", [0.0, 1.0], [4.0, 4.0], [2.0, 4.0]),
     Kink("Selu", "y = Selu<alpha=2.0, gamma=0.25>(x)", [0.0, 1.0], [4.0, 4.0], [2.0, 1.0]),
     # powers of 0
     Kink("Pow 2 at 0", "y = Pow(x, e)", [0.0, -1.0], [3.0, 3.0], [0.0, -6.0], {"e": np.array(2.0)}),
     Kink("Pow 1 at 0", "y = Pow(x, e)", [0.0, -1.0], [3.0, 3.0], [3.0, 3.0], {"e": np.array(1.0)}),
     Kink("Pow 0 at 0", "y = Pow(x, e)", [0.0, -1.0], [3.0, 3.0], [0.0, 0.0], {"e": np.array(0.0)}),
-    Kink("Pow 0, 1 and 3 at 0", "y = Pow(x, e)", [0.0] * 3, [3.0] * 3, [0.0, 3.0, 0.0],
-         {"e": np.array([0.0, 1.0, 3.0])}),
+    Kink(
+        "Pow 0, 1 and 3 at 0",
+        "y = Pow(x, e)",
+        [0.0] * 3,
+        [3.0] * 3,
+        [0.0, 3.0, 0.0],
+        {"e": np.array([0.0, 1.0, 3.0])},
+    ),
     # ties: the first
-    Kink("MaxPool", "y = MaxPool<kernel_shape=[2, 3]>(x)", np.ones(_IMAGE),
-         np.arange(1.0, 7).reshape(_IMAGE), np.full((1, 1, 1, 1), 1.0)),
-    Kink("MaxPool, a tie further on", "y = MaxPool<kernel_shape=[2, 3]>(x)",
-         np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE), np.arange(1.0, 7).reshape(_IMAGE),
-         np.full((1, 1, 1, 1), 2.0)),
-    Kink("MaxPool by columns", "y, i = MaxPool<kernel_shape=[2, 3], storage_order=1>(x)",
-         np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE), np.arange(1.0, 7).reshape(_IMAGE),
-         np.full((1, 1, 1, 1), 2.0)),
-    Kink("GlobalMaxPool", "y = GlobalMaxPool(x)", np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE),
-         np.arange(1.0, 7).reshape(_IMAGE), np.full((1, 1, 1, 1), 2.0)),
+    Kink(
+        "MaxPool",
+        "y = MaxPool<kernel_shape=[2, 3]>(x)",
+        np.ones(_IMAGE),
+        np.arange(1.0, 7).reshape(_IMAGE),
+        np.full((1, 1, 1, 1), 1.0),
+    ),
+    Kink(
+        "MaxPool, a tie further on",
+        "y = MaxPool<kernel_shape=[2, 3]>(x)",
+        np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE),
+        np.arange(1.0, 7).reshape(_IMAGE),
+        np.full((1, 1, 1, 1), 2.0),
+    ),
+    Kink(
+        "MaxPool by columns",
+        "y, i = MaxPool<kernel_shape=[2, 3], storage_order=1>(x)",
+        np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE),
+        np.arange(1.0, 7).reshape(_IMAGE),
+        np.full((1, 1, 1, 1), 2.0),
+    ),
+    Kink(
+        "GlobalMaxPool",
+        "y = GlobalMaxPool(x)",
+        np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE),
+        np.arange(1.0, 7).reshape(_IMAGE),
+        np.full((1, 1, 1, 1), 2.0),
+    ),
     Kink("ReduceMax", "y = ReduceMax<keepdims=0>(x)", [1.0, 3.0, 3.0], [5.0, 7.0, 9.0], 7.0),
     Kink("ReduceMin", "y = ReduceMin<keepdims=0>(x)", [3.0, 1.0, 1.0], [5.0, 7.0, 9.0], 7.0),
-    Kink("ReduceMax over two axes", "y = ReduceMax<keepdims=0>(x, axes)", [[1.0, 3.0], [3.0, 0.0]],
-         [[5.0, 7.0], [9.0, 11.0]], 7.0, {"axes": ints(1, 0)}),
-    Kink("Max, x first", "y = Max(x, c)", [1.0, 2.0], [5.0, 5.0], [5.0, 5.0], {"c": np.array([1.0, 1.0])}),
-    Kink("Max, x second", "y = Max(c, x)", [1.0, 2.0], [5.0, 5.0], [0.0, 5.0], {"c": np.array([1.0, 1.0])}),
-    Kink("Min, x first", "y = Min(x, c)", [1.0, 2.0], [5.0, 5.0], [5.0, 0.0], {"c": np.array([1.0, 1.0])}),
-    Kink("Min, x second", "y = Min(c, x)", [1.0, 0.0], [5.0, 5.0], [0.0, 5.0], {"c": np.array([1.0, 1.0])}),
-    Kink("Max of three", "n = Neg(x)\ny = Max(n, x, c)", [0.0, 1.0, -1.0], [5.0] * 3, [-5.0, 5.0, -5.0],
-         {"c": np.array([0.0, 1.0, 1.0])}),
-]  # fmt: skip
+    Kink(
+        "ReduceMax over two axes",
+        "y = ReduceMax<keepdims=0>(x, axes)",
+        [[1.0, 3.0], [3.0, 0.0]],
+        [[5.0, 7.0], [9.0, 11.0]],
+        7.0,
+        {"axes": ints(1, 0)},
+    ),
+    Kink(
+        "Max, x first",
+        "y = Max(x, c)",
+        [1.0, 2.0],
+        [5.0, 5.0],
+        [5.0, 5.0],
+        {"c": np.array([1.0, 1.0])},
+    ),
+    Kink(
+        "Max, x second",
+        "y = Max(c, x)",
+        [1.0, 2.0],
+        [5.0, 5.0],
+        [0.0, 5.0],
+        {"c": np.array([1.0, 1.0])},
+    ),
+    Kink(
+        "Min, x first",
+        "y = Min(x, c)",
+        [1.0, 2.0],
+        [5.0, 5.0],
+        [5.0, 0.0],
+        {"c": np.array([1.0, 1.0])},
+    ),
+    Kink(
+        "Min, x second",
+        "y = Min(c, x)",
+        [1.0, 0.0],
+        [5.0, 5.0],
+        [0.0, 5.0],
+        {"c": np.array([1.0, 1.0])},
+    ),
+    Kink(
+        "Max of three",
+        "n = Neg(x)\ny = Max(n, x, c)",
+        [0.0, 1.0, -1.0],
+        [5.0] * 3,
+        [-5.0, 5.0, -5.0],
+        {"c": np.array([0.0, 1.0, 1.0])},
+    ),
+]
 
 
 @pytest.mark.parametrize("kink", KINKS, ids=str)
@@ -118,9 +213,7 @@ INFINITE = {
 def test_infinities_inside_leave_no_nan(name: str, layout: str) -> None:
     words = set(re.findall(r"\w+", INFINITE[name]))
     params = {**_MASK, "low": np.array(-1.0), "last": ints(-1)}
-    model = build(
-        INFINITE[name], {"x": ("N", 3)}, {k: v for k, v in params.items() if k in words}
-    )
+    model = build(INFINITE[name], {"x": ("N", 3)}, {k: v for k, v in params.items() if k in words})
     rng = np.random.default_rng(0)
     x, u = rng.standard_normal((2, 2, 3))
     run, step = double(model), 1e-6

@@ -40,7 +40,7 @@ def test_an_output_that_is_cut_off_is_left_out_with_the_reason() -> None:
         excluded = result.report["excluded"]
         assert set(excluded) == {"f", "label", "c"}
         assert "Floor" in excluded["f"]
-        assert "INT64" in excluded["label"]
+        assert "int64" in excluded["label"]
         assert "does not depend" in excluded["c"]
         assert any("Floor" in cut for cut in result.report["cuts"])
         x = weights(2, 3)
@@ -119,9 +119,9 @@ def test_a_live_operand_that_a_rule_does_not_cover_is_refused(what: str) -> None
 
 def test_wrt_must_name_float_inputs() -> None:
     model = build("g = Gather(x, index)\ny = Exp(g)", {"x": (4,), "index": ints(1)})
-    with pytest.raises(UsageError, match="index.*INT64"):
+    with pytest.raises(UsageError, match=r"index.*int64"):
         jvp(model, wrt=["index"])
-    with pytest.raises(UsageError, match="did you mean 'index'|did you mean 'x'|known"):
+    with pytest.raises(UsageError, match="did you mean 'x'"):
         jvp(model, wrt=["xx"])
     with pytest.raises(UsageError, match="no output 'z'"):
         jvp(model, outputs=["z"])

@@ -111,7 +111,9 @@ def _check_lanes(
         size += _size(along_u[name]) + _size(along_x[name])
         assert_close(tangents[name], along_u[name], EXACT, f"J u, {what}", size)
         with np.errstate(invalid="ignore"):
-            assert_close(at_u[name] - at_0[name], along_u[name], EXACT, f"f_x(u) − f_x(0), {what}", size)
+            assert_close(
+                at_u[name] - at_0[name], along_u[name], EXACT, f"f_x(u) − f_x(0), {what}", size
+            )
             assert_close(at_0[name], y - along_x[name], EXACT, f"f_x(0), {what}", size)
         assert_close(at_x[name], y, EXACT, f"f_x(x), {what}", size)
 
@@ -233,8 +235,8 @@ def test_new_inputs_and_outputs_are_declared_like_the_old(case: OpCase) -> None:
     for form in FORMS:
         result, model = rewritten(case, form)
         found = {info.name: info.type for info in (*model.graph.input, *model.graph.output)}
-        for name in declared:
-            assert found[name] == declared[name], f"{form}: {name}"
+        for name, kind in declared.items():
+            assert found[name] == kind, f"{form}: {name}"
         for name, seed in result.names["seeds"].items():
             assert found[seed] == declared[name], f"{form}: {seed}"
         for name, forms in result.names["results"].items():
