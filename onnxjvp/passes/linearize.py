@@ -120,6 +120,8 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
     if missing:
         names = ", ".join(repr(region.operand(i).name) for i in sorted(missing))
         return f"its rule gives no derivative in operand {names}, which depends on the input"
+    if isinstance(rule, Linear) and rule.refuse is not None:
+        return rule.refuse(region)
     if not isinstance(rule, Zero) and any(v.shape is None for v in outputs if is_float(v)):
         return "the rank of its output cannot be inferred"
     return None

@@ -46,6 +46,8 @@ class Linear:
     source: str
     #: operands that lend no more than their dtype or shape
     ignores: tuple[int, ...] = ()
+    #: why a node with these attributes is not linear after all, or None
+    refuse: Callable[[Region], str | None] | None = None
 
     def is_affine(self, live: set[int]) -> bool:
         if self.terms is None:

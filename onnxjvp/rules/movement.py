@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
-from onnxjvp.rules.kinds import RefusedError, Tangents
+from onnxjvp.rules.kinds import Tangents
 from onnxjvp.rules.registry import linear, linear_push, zero
 
 linear(
@@ -44,14 +44,19 @@ def resize_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Valu
     return op.like(region.node, [tangents[0], *region.inputs[1:]], extrapolation_value=None)
 
 
+def _unless_it_adds(region: Region) -> str | None:
+    reduction = region.attr_string("reduction", "none")
+    linear = reduction in ("none", "add")
+    return None if linear else f"with reduction {reduction!r} it is not linear"
+
+
 @linear_push(
-    "ScatterElements ScatterND", terms=((0,), (2,)), source="ONNX ScatterND-18; linear in both"
+    "ScatterElements ScatterND",
+    terms=((0,), (2,)),
+    refuse=_unless_it_adds,
+    source="ONNX ScatterND-18; linear in both, where the reduction is none or add",
 )
 def scatter_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    if region.attr_string("reduction", "none") not in ("none", "add"):
-        raise RefusedError(
-            f"its reduction {region.attr_string('reduction', 'none')!r} is not linear"
-        )
     data, indices, updates = region.inputs
     assert data is not None and updates is not None
     into = op.zeros_like(data) if tangents[0] is None else tangents[0]

@@ -55,6 +55,7 @@ def linear_push(
     *,
     terms: tuple[tuple[int, ...], ...] | None,
     args: tuple[int, ...] | None = None,
+    refuse: Callable[[Region], str | None] | None = None,
     source: str,
 ) -> Callable[[Push], Push]:
     """Operators that are sums of multilinear terms, with a tangent map written by hand."""
@@ -63,7 +64,7 @@ def linear_push(
         covered = args
         if covered is None and terms is not None:
             covered = tuple(sorted({i for term in terms for i in term}))
-        register(names, Linear(push, terms, covered, source))
+        register(names, Linear(push, terms, covered, source, refuse=refuse))
         return push
 
     return decorate
