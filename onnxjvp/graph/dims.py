@@ -17,6 +17,11 @@ import sympy
 Dim = int | ir.SymbolicDim
 Dims = tuple[Dim, ...]
 
+
+class UnknownTypeError(Exception):
+    """A value whose dtype or rank inference cannot tell, where it has to be known."""
+
+
 _counter = itertools.count()
 # What an exporter writes as an expression over named symbols. Powers are left out: they are never
 # written by exporters, and can be made arbitrarily slow to evaluate.
@@ -106,7 +111,8 @@ def is_named(dim: Dim) -> bool:
 
 def of(value: ir.Value) -> Dims:
     """The dimensions of a value; its rank must be known."""
-    assert value.shape is not None, f"rank of {value.name!r} is unknown"
+    if value.shape is None:
+        raise UnknownTypeError("the rank of a value that it needs cannot be inferred")
     return value.shape.dims
 
 

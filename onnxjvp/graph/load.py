@@ -19,9 +19,13 @@ import onnx_ir.passes.common
 import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape functions)
 from onnxjvp.errors import InvalidModelError, UsageError
 from onnxjvp.graph import dims
+from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.opset import at_opset, opset_of, skeleton
 from onnxjvp.graph.regions import captured
 from onnxjvp.graph.shapes import Shapes, constant
+
+#: what a shape function meets in a node that contradicts its operands
+BAD_NODE = (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UnknownTypeError)
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -297,7 +301,7 @@ def _infer(model: ir.Model) -> Shapes:
         declared = [output.shape for output in node.outputs]
         try:
             shapes.infer(node)
-        except (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError) as error:
+        except BAD_NODE as error:
             shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
             raise InvalidModelError(
                 f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "

@@ -80,10 +80,11 @@ class Ops:
 
     def seed(self, like: ir.Value) -> ir.Value:
         """A new linear value in the shape of `like`, given from outside."""
-        assert like.shape is not None and like.dtype is not None
         self._count += 1
         value = ir.Value(
-            name=f"{MADE}{self._count}", shape=like.shape, type=ir.TensorType(like.dtype)
+            name=f"{MADE}{self._count}",
+            shape=ir.Shape(dims.of(like)),
+            type=ir.TensorType(_known(like.dtype)),
         )
         self.linear.add(value)
         return value
@@ -92,8 +93,7 @@ class Ops:
 
     def const(self, array: ArrayLike, like: ir.Value | ir.DataType) -> ir.Value:
         """A constant in the dtype of `like`; one initialiser per distinct content."""
-        dtype = like if isinstance(like, ir.DataType) else like.dtype
-        assert dtype is not None
+        dtype = like if isinstance(like, ir.DataType) else _known(like.dtype)
         content = np.ascontiguousarray(np.asarray(array).astype(dtype.numpy()))
         content = content.reshape(np.shape(array))
         key = (dtype, content.shape, content.tobytes())
@@ -138,10 +138,10 @@ class Ops:
     def zeros_like(self, value: ir.Value) -> ir.Value:
         """Zeros in the shape of a primal value."""
         shape = dims.static(value)
-        assert value.dtype is not None
+        dtype = _known(value.dtype)
         if shape is not None and np.prod(shape, dtype=int) <= 4096:
             return self.const(np.zeros(shape), value)
-        zero = ir.tensor(np.zeros(1, value.dtype.numpy()))
+        zero = ir.tensor(np.zeros(1, dtype.numpy()))
         return self.ConstantOfShape(self.shape_of(value), value=zero)
 
     # -- movement ------------------------------------------------------------------------------
@@ -177,6 +177,12 @@ class Ops:
         for value in values[1:]:
             total = self.Add(total, value)
         return total
+
+
+def _known(dtype: ir.DataType | None) -> ir.DataType:
+    if dtype is None:
+        raise dims.UnknownTypeError("the dtype of a value that it needs cannot be inferred")
+    return dtype
 
 
 def same_shape(a: ir.Value, b: ir.Value) -> bool:

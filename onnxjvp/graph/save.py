@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
+from onnxjvp.graph.wire import stream
 
 #: a protobuf file can't be larger than 2 GiB; beyond this the weights go into a file of their own
 INLINE_LIMIT = 1_900_000_000
@@ -53,7 +54,8 @@ def _write(model: ir.Model, temporary: Path, final: Path, force: bool) -> None:
     ]
     inline = sum(t.nbytes for t in tensors if not isinstance(t, ir.ExternalTensor))
     if not foreign and inline <= INLINE_LIMIT:
-        ir.save(model, temporary)
+        with temporary.open("wb") as file:
+            stream(model, file)
     else:
         data = f"{final.name}.data"
         if (final.parent / data).exists() and not force:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region, captured
@@ -19,6 +20,7 @@ from onnxjvp.passes.linearize import (
     Liveness,
     Program,
     analyse,
+    is_float,
     live_inputs,
     name_of,
     push,
@@ -85,7 +87,7 @@ def stack(
             continue
         try:
             clone.run(region)
-        except RefusedError as error:
+        except (RefusedError, UnknownTypeError) as error:
             refused.append((name_of(region), region.label, str(error)))
             clone.stand_in(region)
     refuse(refused, wrt)
@@ -216,5 +218,5 @@ class StackedClone:
     def stand_in(self, region: Region) -> None:
         """Behind a refused node: any stack of the right shape, so that the search goes on."""
         for output in region.outputs:
-            if output in self.live and output.shape is not None:
+            if output in self.live and is_float(output) and output.shape is not None:
                 self.stacks[output] = self.lanes.repeat(self.op.seed(output))

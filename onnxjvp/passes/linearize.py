@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxjvp.rules  # noqa: F401  (fills the table of rules)
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph import dims
+from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region, regions
@@ -124,6 +125,9 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
         return rule.refuse(region)
     if not isinstance(rule, Zero) and any(v.shape is None for v in outputs if is_float(v)):
         return "the rank of its output cannot be inferred"
+    for value in region.inputs:
+        if value is not None and (value.dtype is None or value.shape is None):
+            return f"the type of its operand {value.name!r} cannot be inferred"
     return None
 
 
@@ -172,7 +176,7 @@ def linearize(
         else:
             try:
                 results = push(op, region, incoming)
-            except RefusedError as error:
+            except (RefusedError, UnknownTypeError) as error:
                 refused.append((name_of(region), region.label, str(error)))
                 results = _placeholders(op, region)
         for output, tangent in zip(region.outputs, results, strict=True):

@@ -30,7 +30,7 @@ TOLERANCES = {
 }
 #: the runtime may be off by this many times what inputs and weights cause that are themselves off
 #: by this many units in the last place
-AMPLIFIED, UNITS = 4.0, 2.0
+AMPLIFIED, UNITS = 4.0, 8.0
 #: J u in float64 against differences in float64
 DIFFERENCES = 1e-6
 #: elements where the differences' own error exceeds this share of the largest are not judged

@@ -93,11 +93,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     target = tmp_path / "out.onnx"
     target.write_bytes(b"old")
 
-    def fail(model, path, **_):
-        Path(path).write_bytes(b"half")
+    def fail(model, file):
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ir, "save", fail)
+    monkeypatch.setattr(saving, "stream", fail)
     with pytest.raises(UsageError, match="No space left"):
         saving.save(load(mlp()).model, target)
     assert target.read_bytes() == b"old"
@@ -152,3 +152,28 @@ def test_what_the_caller_gave_is_not_changed():
     text = ir.to_proto(model).SerializeToString(deterministic=True)
     load(model)
     assert ir.to_proto(model).SerializeToString(deterministic=True) == text
+
+
+def test_a_streamed_file_is_what_the_library_would_write(tmp_path):
+    model = load(MODELS / "digits_unet.onnx").model
+    large = np.arange(5000, dtype=np.float64)
+    model.graph.register_initializer(
+        ir.Value(
+            name="renamed",
+            shape=ir.Shape(large.shape),
+            type=ir.TensorType(ir.DataType.DOUBLE),
+            const_value=ir.Tensor(large, name="another name"),
+        )
+    )
+    path = saving.save(model, tmp_path / "m.onnx")
+    written, expected = onnx.load(path), ir.to_proto(model)
+    for proto in (written, expected):
+        proto.graph.initializer.sort(key=lambda t: t.name)
+    assert [t.name for t in written.graph.initializer] == [t.name for t in expected.graph.initializer]
+    for found, wanted in zip(written.graph.initializer, expected.graph.initializer, strict=True):
+        np.testing.assert_array_equal(
+            onnx.numpy_helper.to_array(found), onnx.numpy_helper.to_array(wanted)
+        )
+    for proto in (written, expected):
+        del proto.graph.initializer[:], proto.graph.value_info[:]
+    assert written == expected

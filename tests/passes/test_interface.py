@@ -637,14 +637,21 @@ def test_external_data_is_referred_to_or_copied(form: str, tmp_path: Path) -> No
 
 def test_saved_and_held_results_are_the_same(tmp_path: Path, model_file: str) -> None:
     result = jvp(model_file)
-    saved = onnx.load(result.save(tmp_path / "out.onnx"))
-    assert saved == result.proto()
+    saved, held = onnx.load(result.save(tmp_path / "out.onnx")), result.proto()
+    for proto in (saved, held):  # in whatever order
+        tensors = sorted(proto.graph.initializer, key=lambda tensor: tensor.name)
+        del proto.graph.initializer[:]
+        proto.graph.initializer.extend(tensors)
+        infos = sorted(proto.graph.value_info, key=lambda info: info.name)
+        del proto.graph.value_info[:]
+        proto.graph.value_info.extend(infos)
+    assert saved == held
 
 
 def test_bad_models_are_refused() -> None:
     model = _network()
     model.graph.node[1].input[0] = "nothing"
-    with pytest.raises(InvalidModelError, match="checker"):
+    with pytest.raises(InvalidModelError, match="reads 'nothing'"):
         jvp(model)
 
 

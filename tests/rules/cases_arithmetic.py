@@ -135,6 +135,9 @@ CASES += [
 
 CASES += [
     OpCase("Cast to double and back", "d = Cast<to=11>(x)\ns = Sin(d)\ny = Cast<to=FLOAT>(s)"),
+    OpCase("CastLike", "d = CastLike(x, c)\ny = Sin(d)", params={"c": np.array(0.0)}),
+    OpCase("CastLike a live value", "d = CastLike(c, x)\ny = Mul(d, x)", params={"c": weights(3)}),
+    OpCase("CastLike, both live", "d = CastLike(a, b)\ny = Mul(d, b)", {"a": (3,), "b": ("N", 3)}),
     OpCase("Cast to its own type", "y = Cast<to=FLOAT>(x)"),
     OpCase(
         "Cast through an integer beside x",

@@ -65,11 +65,11 @@ _BY_MUL = "d = Mul(x, root)\ne = Erf(d)\na = Add(e, one)\n"
 
 
 def _gelu(name: str, body: str, params: object = None, **more: object) -> RegionCase:
-    return _found(f"Gelu, {name}", "Gelu", 5, body, params=params or _GELU, draw=wide, **more)
+    return _found(f"Gelu, {name}", "Gelu", 5, body, params=params or _GELU, **more)
 
 
 def _not_gelu(name: str, body: str, params: object = None, **more: object) -> RegionCase:
-    return _missed(f"Gelu, {name}", body, params=params or _GELU, draw=wide, **more)
+    return _missed(f"Gelu, {name}", body, params=params or _GELU, **more)
 
 
 CASES += [
