@@ -19,7 +19,7 @@ from record import write
 
 import onnxjvp
 from onnxjvp import Rewritten
-from onnxjvp.verify import verify
+from onnxjvp.verification import verify
 
 HERE = Path(__file__).parent
 FORMS: dict[str, Callable[[Path], Rewritten]] = {

@@ -22,6 +22,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxjvp.errors import InputError, InvalidModelError, MissingDependencyError, UsageError
+from onnxjvp.graph.dims import is_placeholder
 
 Array = np.ndarray[Any, Any]
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -176,26 +177,34 @@ def random_feeds(
     Args:
       inputs: the inputs to draw, such as `Session.inputs`.
       seed: equal seeds give equal arrays; each input has its own stream.
-      dims: sizes of symbolic dimensions. Those not named are 2 on a first axis, else `default`.
+      dims: sizes of symbolic dimensions, or of "INPUT:AXIS" where a dimension has no name.
+        Those not given are 2 on a first axis, else `default`.
       default: size of other dynamic axes.
     Raises:
       UsageError: `dims` names a dimension that no input has, or an input holds strings.
     """
     sizes = dict(dims or {})
     symbols = [dim for spec in inputs for dim in spec.shape if isinstance(dim, str)]
+    symbols += [
+        f"{spec.name}:{axis}"
+        for spec in inputs
+        for axis, dim in enumerate(spec.shape)
+        if dim is None
+    ]
     if unknown := [name for name in sizes if name not in symbols]:
         raise UsageError("; ".join(_unknown("dimension", name, symbols) for name in unknown))
 
-    def size(dim: int | str | None, axis: int) -> int:
+    def size(name: str, dim: int | str | None, axis: int) -> int:
         if isinstance(dim, int):
             return dim
         guess = 2 if axis == 0 else default
-        return guess if dim is None else sizes.setdefault(dim, guess)
+        return sizes.setdefault(f"{name}:{axis}" if dim is None else dim, guess)
 
-    return {
-        spec.name: _draw(spec, tuple(size(dim, axis) for axis, dim in enumerate(spec.shape)), seed)
-        for spec in inputs
-    }
+    feeds = {}
+    for spec in inputs:
+        shape = tuple(size(spec.name, dim, axis) for axis, dim in enumerate(spec.shape))
+        feeds[spec.name] = _draw(spec, shape, seed)
+    return feeds
 
 
 def _draw(spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Array:
@@ -281,8 +290,15 @@ def _spec(arg: Any, role: str) -> TensorSpec:
             f"The model's {role} {arg.name!r} is {arg.type}, which NumPy has no type for. "
             "Add a Cast, so that inputs and outputs are float16, float32 or float64 tensors."
         )
-    shape = tuple(dim if isinstance(dim, (int, str)) else None for dim in arg.shape)
+    shape = tuple(_dim(dim) for dim in arg.shape)
     return TensorSpec(arg.name, np.dtype(_DTYPES[kind]), shape)
+
+
+def _dim(dim: int | str | None) -> int | str | None:
+    """A size, a symbol, or None for -1 and for names such as "?": two of those may differ."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else None
+    return None if is_placeholder(dim) else dim
 
 
 def _unknown(what: str, name: str, known: Sequence[str]) -> str:

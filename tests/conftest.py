@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import onnx
 import pytest
 from helpers import MODELS
 
@@ -14,8 +13,3 @@ MODEL_FILES = sorted(path.name for path in MODELS.glob("*.onnx"))
 def model_file(request: pytest.FixtureRequest) -> str:
     """Each file of models/ in turn."""
     return str(MODELS / request.param)
-
-
-@pytest.fixture
-def model(model_file: str) -> onnx.ModelProto:
-    return onnx.load(model_file)

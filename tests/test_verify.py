@@ -11,8 +11,8 @@ import pytest
 from onnx import numpy_helper, parser
 
 from onnxjvp.errors import InputError, UsageError
-from onnxjvp.verify import Report, verify
-from onnxjvp.verify.report import compare
+from onnxjvp.verification import Report, verify
+from onnxjvp.verification.report import compare
 
 RNG = np.random.default_rng(0)
 W, B = RNG.standard_normal((5, 4)), RNG.standard_normal(4)

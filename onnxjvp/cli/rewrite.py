@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.files import check_output
+from onnxjvp.cli.files import check_output, sizes
 from onnxjvp.cli.verify import print_report
 from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxjvp.rewrite import Rewritten
-    from onnxjvp.verify import Report
+    from onnxjvp.verification import Report
 
 _FORMS = {"jvp": "J u", "u": "f_x(u)", "0": "f_x(0)", "s": "f_x(x - u)"}
 
@@ -85,6 +85,10 @@ def rewrite(
         bool,
         typer.Option("--check", help="Verify by numbers, and write nothing if that fails."),
     ] = False,
+    dim: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SIZE", help="With --check: size of a dynamic dimension."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Make a model that also computes Jacobian-vector products.
@@ -104,6 +108,9 @@ def rewrite(
             f"{option} is a choice between clones, and --emit jvp makes none; leave {option} out, "
             "or pass --emit clone"
         )
+    if dim and not check:
+        raise UsageError("--dim sizes the inputs of --check; pass --check, or leave --dim out")
+    known = sizes(dim or ())
     path = out if out is not None else model.with_name(f"{model.stem}.{emit.value}.onnx")
     check_output(path, force=force)
     with output.busy("loading onnx"):
@@ -121,7 +128,7 @@ def rewrite(
                 opset=opset,
                 links=allow_links,
             )
-    report = _verified(model, made, allow_links) if check else None
+    report = _verified(model, made, allow_links, known) if check else None
     passed = report is None or report.passed
     if passed:
         with output.busy(f"writing {path}"):
@@ -140,13 +147,13 @@ def rewrite(
         raise typer.Exit(1)
 
 
-def _verified(model: Path, made: Rewritten, links: Path | None) -> Report:
-    from onnxjvp.graph.load import load
-    from onnxjvp.verify import verify
+def _verified(
+    model: Path, made: Rewritten, links: Path | None, dims: dict[str, int] | None
+) -> Report:
+    from onnxjvp.verification import verify
 
     with output.busy(f"verifying {model}"):
-        # verify reads no links itself
-        return verify(model if links is None else load(model, links=links).model, made)
+        return verify(model, made, links=links, dims=dims)
 
 
 def _print(made: Rewritten) -> None:

@@ -12,7 +12,7 @@ from onnxjvp.cli import output
 from onnxjvp.cli.files import read_npz, sizes
 
 if TYPE_CHECKING:
-    from onnxjvp.verify import Report
+    from onnxjvp.verification import Report
 
 
 def verify(
@@ -32,6 +32,15 @@ def verify(
     provider: Annotated[
         str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
     ] = "cpu",
+    allow_links: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            exists=True,
+            file_okay=False,
+            help="Follow links to external data that stay inside DIR.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a rewritten model against its original, by numbers alone.
@@ -48,10 +57,18 @@ def verify(
     """
     known = sizes(dim or ())
     with output.busy("loading onnx"):
-        from onnxjvp.verify import verify as check
+        from onnxjvp.verification import verify as check
     arrays = None if inputs is None else read_npz(inputs)
     with output.busy(f"verifying {rewritten}"):
-        report = check(model, rewritten, inputs=arrays, seed=seed, providers=[provider], dims=known)
+        report = check(
+            model,
+            rewritten,
+            inputs=arrays,
+            seed=seed,
+            providers=[provider],
+            dims=known,
+            links=allow_links,
+        )
     if as_json:
         content = {"model": str(model), "rewritten": str(rewritten), **report.to_dict()}
         output.print_json(content)

@@ -7,6 +7,7 @@ weights are shared, everything else is copied.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     _check_tensors(working, links)
     _check_order(working, _where(model))
     try:
-        onnx.checker.check_model(skeleton(working))
+        onnx.checker.check_model(_with_ranked_outputs(skeleton(working)))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise InvalidModelError(
             f"{_where(model)} fails onnx's checker: {str(error).strip().rstrip('.')}. Export the "
@@ -138,6 +139,14 @@ def _parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
             f"{error}. Give the .onnx file that an exporter wrote"
         ) from error
     return proto
+
+
+def _with_ranked_outputs(bare: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the outputs that declare no shape: runtimes take them, onnx's checker does not."""
+    ranked = [v for v in bare.graph.output if v.type.tensor_type.HasField("shape")]
+    del bare.graph.output[:]
+    bare.graph.output.extend(ranked)
+    return bare
 
 
 def _check_order(model: ir.Model, where: str) -> None:
@@ -277,15 +286,7 @@ def _expose_dropout_masks(model: ir.Model) -> None:
 
 def _infer(model: ir.Model) -> Shapes:
     shapes = Shapes(dict(model.opset_imports))
-    try:
-        # without its data propagation, which allocates whatever a file tells it to
-        proto = onnx.shape_inference.infer_shapes(skeleton(model), strict_mode=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        raise InvalidModelError(
-            f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export the "
-            "model again, or repair it"
-        ) from error
-    inferred = {v.name: v.type for v in (*proto.graph.value_info, *proto.graph.output)}
+    inferred = _inferred_types(model)
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         if value.const_value is not None:
             value.shape = ir.Shape(value.const_value.shape.numpy())
@@ -313,8 +314,45 @@ def _infer(model: ir.Model) -> Shapes:
     return shapes
 
 
+def _inferred_types(model: ir.Model) -> dict[str, onnx.TypeProto]:
+    """What onnx's inference says of every value: strictly, so that nodes must fit their operands.
+
+    Shapes that the file declares for results are left out: exporters write wrong ones, and onnx
+    itself miscounts the windows of some pools. Its data propagation is off: it allocates whatever
+    a file tells it to.
+    """
+    bare = skeleton(model)
+    foreign = {v for node in bare.graph.node if node.domain for v in node.output}
+    declared = [v for v in bare.graph.value_info if v.name in foreign]
+    del bare.graph.value_info[:]
+    bare.graph.value_info.extend(declared)
+    for output in bare.graph.output:
+        if output.name not in foreign:
+            output.type.tensor_type.ClearField("shape")
+    try:
+        proto = onnx.shape_inference.infer_shapes(bare, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        if not _is_beyond_inference(str(error)):
+            raise InvalidModelError(
+                f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export "
+                "the model again, or repair it"
+            ) from error
+        proto = onnx.shape_inference.infer_shapes(bare)
+    return {v.name: v.type for v in (*proto.graph.value_info, *proto.graph.output)}
+
+
+def _is_beyond_inference(message: str) -> bool:
+    """Whether strict inference failed for want of a type, or inside an operator's definition."""
+    found = re.search(r"op_type:(\w+)", message)
+    if "expected to have type" in message or found is None:
+        return True
+    return message.count("op_type:") > 1 or not onnx.defs.has(found[1])
+
+
 def _declare(value: ir.Value, proto: onnx.TypeProto | None) -> None:
-    value.shape = None
+    """The type that onnx infers; where it infers no shape, the shape that the file declares."""
+    if value.shape is not None:
+        value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
     if proto is None or not proto.HasField("tensor_type"):
         return
     if proto.tensor_type.elem_type:

@@ -10,8 +10,8 @@ import pytest
 from command_line import MODELS, Cli, listing, model_of
 from onnx import helper
 
-import onnxjvp.verify
-from onnxjvp.verify import Report, Row
+import onnxjvp.verification
+from onnxjvp.verification import Report, Row
 
 FORMS = {
     "jvp": ("--emit", "jvp"),
@@ -109,7 +109,7 @@ def test_a_failed_check_writes_nothing(
 ) -> None:
     row = Row("linear in u", "logits_jvp", "failed", "float64", 1.0, 0.5, 1e-9, (0, 3))
     monkeypatch.setattr(
-        onnxjvp.verify, "verify", lambda *a, **k: Report((row,), "float64 differences")
+        onnxjvp.verification, "verify", lambda *a, **k: Report((row,), "float64 differences")
     )
     before = listing(folder)
     path = folder / "digits_cnn.onnx"

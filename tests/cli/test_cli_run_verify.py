@@ -128,7 +128,9 @@ def test_verify(cli: Cli, folder: Path, name: str) -> None:
     head = result.out.splitlines()[0]
     for column in ("check", "tensor", "worst error", "tolerance", "worst index", "verdict"):
         assert column in head
-    assert "oracle: float64 differences" in result.out
+    # far from its data the Softmax of wine_mlp is flat, and differences have nothing to show
+    oracle = "no oracle: every element" if name == "wine_mlp" else "oracle: float64 differences"
+    assert oracle in result.out
     assert result.out.endswith("\nverified\n")
     assert listing(folder) == before
     found = cli("verify", model, rewritten, "--json").json()

@@ -158,6 +158,12 @@ CASES += [
         {"axis": ints(2)},
     ),
     OpCase(
+        "Slice along axes that are fed",
+        "y = Slice(x, a, b, axis)",
+        {**_CUBE, "axis": ints(2)},
+        {"a": ints(1), "b": ints(3)},
+    ),
+    OpCase(
         "Slice of half the batch, computed",
         "s = Shape(x)\nn = Gather(s, zero)\nh = Div(n, two)\ny = Slice(x, zero, h, zero)",
         _CUBE,
@@ -432,6 +438,24 @@ CASES += [
         'y = Resize<mode="linear", axes=[2, 3]>(x, , , s)',
         _PICTURE,
         {"s": ints(6, 5)},
+    ),
+    OpCase(
+        "Resize of the batch",
+        'y = Resize<mode="nearest">(x, , s)',
+        {"x": ("N", 2)},
+        {"s": np.array([2, 1], np.float32)},
+    ),
+    OpCase(
+        "Resize of the batch by name",
+        'y = Resize<mode="nearest", axes=[0, 1]>(x, , s)',
+        {"x": ("N", 2)},
+        {"s": np.array([2, 2], np.float32)},
+    ),
+    OpCase(
+        "Resize of the batch to sizes",
+        'y = Resize<mode="linear">(x, , , s)',
+        {"x": (2, 3)},
+        {"s": ints(3, 4)},
     ),
     OpCase(
         "Resize of a line",

@@ -168,6 +168,12 @@ def _not_norm(name: str, body: str, **more: object) -> RegionCase:
 CASES += [
     _norm("by power", _POWER + _END),
     _norm("by product", _SQUARE + _END),
+    _norm(
+        "axes an attribute",
+        (_POWER + _END).replace("ReduceMean(", "ReduceMean<axes=[-1]>(").replace(", last", ""),
+        params={k: v for k, v in _LN.items() if k != "last"},
+        opset=13,
+    ),
     _norm("subtracted twice", _TWICE + _END, 10),
     _norm("operands the other way", _POWER + "g = Mul(w, n)\ny = Add(b, g)"),
     _norm("axis counted from the front", _POWER + _END, params={**_LN, "last": ints(2)}),

@@ -66,14 +66,20 @@ def test_all_refused_nodes_are_listed_at_once() -> None:
         y = Add(f, b)"""
     inputs = {"x": ("N", 3, 3), "m": (3, 3), "mode": np.array(True)}
     model = build(body, inputs, {"ratio": np.array(0.5), "i": ints(0)}, ("y", "c"))
+    model.graph.node[2].name = "the product"  # the others go by their outputs
     for rewrite in (jvp, lambda m: clone(m, layout="stacked"), lambda m: clone(m, layout="split")):
         with pytest.raises(UnsupportedOpError) as error:
             rewrite(model)
-        refused = {operator for _, operator, _ in error.value.nodes}
-        expected = {"Det", "MeanVarianceNormalization", "Einsum", "Dropout", "ScatterElements"}
-        assert refused == expected
-        for operator in expected:
-            assert operator in str(error.value)
+        refused = {name: operator for name, operator, _ in error.value.nodes}
+        assert refused == {
+            "a": "Det",
+            "b": "MeanVarianceNormalization",
+            "the product": "Einsum",
+            "e": "Dropout",
+            "f": "ScatterElements",
+        }
+        for name, operator in refused.items():
+            assert f"{operator} (node {name!r})" in str(error.value)
         assert "--wrt" in str(error.value)
 
 
@@ -106,6 +112,16 @@ UNCOVERED = {
     ),
     "the fill of Pad": ("y = Pad(k, p, x)", {"x": ()}, {"k": weights(3), "p": ints(1, 1)}, "x"),
 }
+
+
+def test_what_cannot_be_known_is_refused() -> None:
+    channels = build("y = LRN<size=3>(x)", {"x": ("N", "C", 2)})
+    axes = build("y = ReduceMax<keepdims=1>(x, a)", {"x": (2, 3), "a": ints(1)})
+    mask = build("y = Dropout(x, r, m)", {"x": (2, 3), "m": np.array(True)}, {"r": np.array(0.5)})
+    for model, why in ((channels, "channels"), (axes, "axes"), (mask, "training_mode")):
+        for rewrite in (jvp, lambda m: clone(m, layout="stacked")):
+            with pytest.raises(UnsupportedOpError, match=why):
+                rewrite(model)
 
 
 @pytest.mark.parametrize("what", UNCOVERED)

@@ -186,7 +186,7 @@ SYMBOLIC = [
     case
     for case in CASES
     if any("N" in shape for shape in case.inputs.values() if isinstance(shape, tuple))
-    and not case.no_runtime
+    and not (case.no_runtime or case.evaluated)
 ]
 
 

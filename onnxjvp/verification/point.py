@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.runtime import TensorSpec, check_feeds, random_feeds
-from onnxjvp.verify.contract import Contract
-from onnxjvp.verify.report import Array
+from onnxjvp.verification.contract import Contract
+from onnxjvp.verification.report import Array
 
 Values = dict[str, Array]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from onnxjvp.oracle import Derivative
-from onnxjvp.verify.contract import Contract
-from onnxjvp.verify.engines import Engine, Precise
-from onnxjvp.verify.point import MIX, Values
-from onnxjvp.verify.report import (
+from onnxjvp.verification.contract import Contract
+from onnxjvp.verification.engines import Engine, Precise
+from onnxjvp.verification.point import MIX, Values
+from onnxjvp.verification.report import (
     AMPLIFIED,
     DIFFERENCES,
     IDENTITY,

@@ -18,9 +18,9 @@ from onnxjvp.oracle import (
     directional_derivative,
 )
 from onnxjvp.runtime import ModelLike
-from onnxjvp.verify.contract import Contract
-from onnxjvp.verify.point import Point, Values
-from onnxjvp.verify.report import (
+from onnxjvp.verification.contract import Contract
+from onnxjvp.verification.point import Point, Values
+from onnxjvp.verification.report import (
     AMPLIFIED,
     DIFFERENCES,
     TOLERANCES,

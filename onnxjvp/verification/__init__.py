@@ -1,6 +1,6 @@
 """Check a rewritten model against its original, by numbers alone."""
 
-from onnxjvp.verify.pair import verify
-from onnxjvp.verify.report import Report, Row
+from onnxjvp.verification.pair import verify
+from onnxjvp.verification.report import Report, Row
 
 __all__ = ["Report", "Row", "verify"]
