@@ -16,7 +16,7 @@ from onnxjvp.errors import (
 )
 
 if TYPE_CHECKING:
-    from onnxjvp.inspect import inspect
+    from onnxjvp.inspection import inspect
     from onnxjvp.rewrite import Rewritten, clone, jvp
     from onnxjvp.verification import verify
 
@@ -39,7 +39,7 @@ __all__ = [
 _LAZY = {
     "Rewritten": "onnxjvp.rewrite",
     "clone": "onnxjvp.rewrite",
-    "inspect": "onnxjvp.inspect",
+    "inspect": "onnxjvp.inspection",
     "jvp": "onnxjvp.rewrite",
     "verify": "onnxjvp.verification",
 }

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
+# before NumPy is first imported: the threads of several test processes would fight for the cores
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from helpers import MODELS
 

@@ -188,6 +188,8 @@ DATA = normal(RNG, 4, 3)
 
 NODES: dict[str, tuple[str, list[Array], int, int, dict[str, Any]]] = {
     "GlobalAveragePool": ("GlobalAveragePool", [X4], 1, 21, {}),
+    "GlobalMaxPool": ("GlobalMaxPool", [X4], 1, 21, {}),
+    "GlobalMaxPool, 1-D": ("GlobalMaxPool", [X4[..., 0]], 1, 21, {}),
     "LRN odd": ("LRN", [X4], 1, 21, {"size": 3, "alpha": 0.5, "beta": 0.6, "bias": 2.0}),
     "LRN wide": ("LRN", [X4], 1, 21, {"size": 9, "alpha": 0.5}),
     "BatchNormalization": ("BatchNormalization", [X4, *CHANNELS], 1, 21, {"epsilon": 1e-3}),

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
+from onnxjvp.cli.files import AllowLinks
 
 if TYPE_CHECKING:
-    from onnxjvp.inspect import Inspection
+    from onnxjvp.inspection import Inspection
 
 
 def inspect(
@@ -21,15 +22,7 @@ def inspect(
         list[str] | None,
         typer.Option(metavar="NAME", help="Input to differentiate in [default: all float ones]."),
     ] = None,
-    allow_links: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="Follow links to external data that stay inside DIR.",
-        ),
-    ] = None,
+    allow_links: AllowLinks = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a model holds and whether it can be rewritten.
@@ -45,7 +38,7 @@ def inspect(
       onnxjvp inspect models/digits_cnn.onnx --json
     """
     with output.busy("loading onnx"):
-        from onnxjvp.inspect import inspect as describe
+        from onnxjvp.inspection import inspect as describe
     with output.busy(f"reading {model}"):
         found = describe(model, wrt, links=allow_links)
     if as_json:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.files import check_output, sizes
+from onnxjvp.cli.files import AllowLinks, check_output, sizes
 from onnxjvp.cli.verify import print_report
 from onnxjvp.errors import UsageError
 
@@ -71,15 +71,7 @@ def rewrite(
     opset: Annotated[
         int | None, typer.Option(help="Opset to write [default: the model's, at least 18].")
     ] = None,
-    allow_links: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="Follow links to external data that stay inside DIR.",
-        ),
-    ] = None,
+    allow_links: AllowLinks = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
     check: Annotated[
         bool,
@@ -157,7 +149,7 @@ def _verified(
 
 
 def _print(made: Rewritten) -> None:
-    from onnxjvp.inspect import Tensor
+    from onnxjvp.inspection import Tensor
 
     report = made.report
     ends = {v.name: v for v in (*made.model.graph.inputs, *made.model.graph.outputs)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.files import read_npz, sizes
+from onnxjvp.cli.files import AllowLinks, read_npz, sizes
 
 if TYPE_CHECKING:
     from onnxjvp.verification import Report
@@ -32,15 +32,7 @@ def verify(
     provider: Annotated[
         str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
     ] = "cpu",
-    allow_links: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            exists=True,
-            file_okay=False,
-            help="Follow links to external data that stay inside DIR.",
-        ),
-    ] = None,
+    allow_links: AllowLinks = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a rewritten model against its original, by numbers alone.

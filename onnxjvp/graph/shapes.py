@@ -2,7 +2,7 @@
 
 onnx's inference does no arithmetic on symbols: Reshape(-1, 32) of [N, 64, 32] is unknown to it.
 Here small integer tensors are carried as lists of dimensions, the operators that move or compute
-dimensions have a function in `shape_functions.py`, and onnx's own inference does the rest.
+dimensions have a function in `shape_functions/`, and onnx's own inference does the rest.
 """
 
 from __future__ import annotations

@@ -105,10 +105,9 @@ class Lanes:
         """The node once over folded operands (others as they are)."""
         values = [self.fold(v) if isinstance(v, Stacked) else v for v in operands]
         outputs = self.op.like(node, values, **changed)
-        stacks = []
-        for like, out in zip(node.outputs, outputs, strict=True):
-            out.shape = ir.Shape(self.folded_dims(like))
-            stacks.append(Stacked(like, folded=out))
+        stacks = [Stacked(y, folded=out) for y, out in zip(node.outputs, outputs, strict=True)]
+        for stack, out in zip(stacks, outputs, strict=True):
+            out.shape = ir.Shape(self.folded_dims(stack.like))
         return stacks
 
     def on_unfolded(
@@ -117,10 +116,9 @@ class Lanes:
         """The node once over unfolded operands (others as they are)."""
         values = [self.unfold(v) if isinstance(v, Stacked) else v for v in operands]
         outputs = self.op.like(node, values, **changed)
-        stacks = []
-        for like, out in zip(node.outputs, outputs, strict=True):
-            out.shape = ir.Shape(self.unfolded_dims(like))
-            stacks.append(Stacked(like, unfolded=out))
+        stacks = [Stacked(y, unfolded=out) for y, out in zip(node.outputs, outputs, strict=True)]
+        for stack, out in zip(stacks, outputs, strict=True):
+            out.shape = ir.Shape(self.unfolded_dims(stack.like))
         return stacks
 
     def lane_by_lane(self, node: ir.Node, operands: Sequence[Operand]) -> list[Stacked]:

@@ -170,3 +170,8 @@ def Pad(
         fill = 0 if constant_value is None else constant_value.item()
         return np.pad(data[crop], added, constant_values=fill)
     return np.pad(data[crop], added, mode=mode)  # type: ignore[call-overload,no-any-return]
+
+
+@kernel
+def GlobalMaxPool(X: Array) -> Array:
+    return np.asarray(X.max(axis=tuple(range(2, X.ndim)), keepdims=True))

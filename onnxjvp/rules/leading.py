@@ -104,8 +104,8 @@ def matmul(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Sta
         other, stack = a, b
     else:
         return None
-    if rank(other) < 2 or rank(stack.like) < 2:
-        return None
+    if rank(other) < 2 or rank(stack.like) < max(2, rank(other)):
+        return None  # a batch of the other operand would have to meet the lanes' axis
     new = range(1, 1 + rank(node.outputs[0]) - rank(stack.like))
     wide = lanes.op.unsqueeze(lanes.unfold(stack), *new)
     return lanes.on_unfolded(node, [wide, b] if stack is a else [a, wide])

@@ -11,7 +11,7 @@ from command_line import MODELS, Cli, listing, model_of
 from onnx import helper, numpy_helper
 
 import onnxjvp
-from onnxjvp.inspect import DEAD, REFUSED, inspect
+from onnxjvp.inspection import DEAD, REFUSED, inspect
 
 
 @pytest.mark.parametrize("path", sorted(MODELS.glob("*.onnx")), ids=lambda path: path.stem)

@@ -1,0 +1,280 @@
+"""Operators that move elements, and those that compute with shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxjvp.graph import dims
+from onnxjvp.graph.dims import Dim, Dims
+from onnxjvp.graph.shape_functions.operands import INT64, integer, ints, operand, optional, unknown
+from onnxjvp.graph.shapes import Shapes, constant, shape_function
+
+# -- movement ----------------------------------------------------------------------------------
+
+
+@shape_function("Reshape")
+def reshape(s: Shapes, node: ir.Node) -> None:
+    x, target = dims.of(operand(node)), s.content(operand(node, 1))
+    if target is None:
+        rank = dims.of(operand(node, 1))[0]
+        s.put(
+            node.outputs[0], unknown(rank) if isinstance(rank, int) else None, operand(node).dtype
+        )
+        return
+    copies = not integer(node, "allowzero", 0)
+    out = [x[i] if d == 0 and copies else d for i, d in enumerate(target)]
+    if -1 in out:
+        at = out.index(-1)
+        rest = dims.product(d for i, d in enumerate(out) if i != at)
+        out[at] = dims.quotient(dims.product(x), rest)
+    s.put(
+        node.outputs[0],
+        out,
+        operand(node).dtype,
+        s.content(operand(node)) if len(out) < 2 else None,
+    )
+
+
+@shape_function("Flatten")
+def flatten(s: Shapes, node: ir.Node) -> None:
+    x = dims.of(operand(node))
+    axis = integer(node, "axis", 1)
+    axis += len(x) if axis < 0 else 0
+    s.put(node.outputs[0], (dims.product(x[:axis]), dims.product(x[axis:])), operand(node).dtype)
+
+
+@shape_function("Transpose")
+def transpose(s: Shapes, node: ir.Node) -> None:
+    x = dims.of(operand(node))
+    perm = ints(node, "perm") or tuple(reversed(range(len(x))))
+    content = s.content(operand(node)) if len(x) < 2 else None
+    s.put(node.outputs[0], [x[p] for p in perm], operand(node).dtype, content)
+
+
+@shape_function("Squeeze")
+def squeeze(s: Shapes, node: ir.Node) -> None:
+    x, axes = dims.of(operand(node)), optional(node, 1)
+    if axes is None:
+        dropped = {i for i, d in enumerate(x) if d == 1}
+        if not dims.is_static(x):
+            s.put(node.outputs[0], None, operand(node).dtype)
+            return
+    else:
+        found = s.ints(axes)
+        if found is None:
+            s.put(node.outputs[0], None, operand(node).dtype)
+            return
+        dropped = {a % len(x) for a in found}
+    out = [d for i, d in enumerate(x) if i not in dropped]
+    s.put(node.outputs[0], out, operand(node).dtype, s.content(operand(node)))
+
+
+@shape_function("Unsqueeze")
+def unsqueeze(s: Shapes, node: ir.Node) -> None:
+    x, axes = list(dims.of(operand(node))), s.ints(operand(node, 1))
+    if axes is None:
+        s.put(node.outputs[0], None, operand(node).dtype)
+        return
+    rank = len(x) + len(axes)
+    for axis in sorted(a % rank for a in axes):
+        x.insert(axis, 1)
+    s.put(node.outputs[0], x, operand(node).dtype, s.content(operand(node)))
+
+
+@shape_function("Expand")
+def expand(s: Shapes, node: ir.Node) -> None:
+    x, target = dims.of(operand(node)), s.content(operand(node, 1))
+    if target is not None:
+        out: Dims | None = dims.broadcast_all(x, target)
+    else:
+        length = dims.of(operand(node, 1))[0]
+        out = unknown(max(length, len(x))) if isinstance(length, int) else None
+    s.put(node.outputs[0], out, operand(node).dtype)
+
+
+@shape_function("Tile")
+def tile(s: Shapes, node: ir.Node) -> None:
+    x, repeats = dims.of(operand(node)), s.content(operand(node, 1))
+    out = unknown(len(x))
+    if repeats is not None:
+        out = tuple(dims.simplest(d * r) for d, r in zip(x, repeats, strict=True))
+    s.put(node.outputs[0], out, operand(node).dtype)
+
+
+@shape_function("Concat")
+def concat(s: Shapes, node: ir.Node) -> None:
+    shapes = [dims.of(v) for v in node.inputs if v is not None]
+    axis = integer(node, "axis", 0) % len(shapes[0])
+    out = list(shapes[0])
+    for i in range(len(out)):
+        static = [x[i] for x in shapes if isinstance(x[i], int)]
+        out[i] = static[0] if static else out[i]
+    out[axis] = 0
+    for shape in shapes:
+        out[axis] = dims.simplest(out[axis] + shape[axis])
+    parts = [s.content(v) for v in node.inputs]
+    content: Dims | None = ()
+    for part in parts:
+        content = None if content is None or part is None else content + part
+    s.put(node.outputs[0], out, operand(node).dtype, content if len(out) == 1 else None)
+
+
+@shape_function("Split")
+def split(s: Shapes, node: ir.Node) -> None:
+    x, count = dims.of(operand(node)), len(node.outputs)
+    axis = integer(node, "axis", 0) % len(x)
+    sizes: Sequence[Dim] | None
+    if optional(node, 1) is not None:
+        sizes = s.content(node.inputs[1])
+    elif isinstance(total := x[axis], int):
+        size = -(-total // count)
+        sizes = [max(0, min(size, total - i * size)) for i in range(count)]
+    else:
+        sizes = [dims.quotient(x[axis], count)] * count
+    for i, output in enumerate(node.outputs):
+        size_i = dims.fresh() if sizes is None else sizes[i]
+        s.put(output, (*x[:axis], size_i, *x[axis + 1 :]), operand(node).dtype)
+
+
+def _sliced(size: Dim, start: int, end: int, step: int) -> Dim:
+    if isinstance(size, int):
+        return len(range(*slice(start, end, step).indices(size)))
+    if step != 1:
+        return dims.fresh()
+    low: Dim = start if start >= 0 else size + start
+    huge = end > 1 << 30
+    high: Dim = size if huge else (end if end >= 0 else size + end)
+    if (start < 0 and not huge) or (end >= 0 and not huge):
+        return dims.fresh()  # depends on whether the symbol is that large
+    return dims.simplest(high - low)
+
+
+@shape_function("Slice")
+def slice_(s: Shapes, node: ir.Node) -> None:
+    x = dims.of(operand(node))
+    starts, ends = s.ints(operand(node, 1)), s.ints(operand(node, 2))
+    named, stepped = optional(node, 3), optional(node, 4)
+    axes = s.ints(named) if named is not None else tuple(range(len(starts or ())))
+    if axes is None:
+        s.put(node.outputs[0], unknown(len(x)), operand(node).dtype)
+        return
+    steps = s.ints(stepped) if stepped is not None else (1,) * len(axes)
+    out, content = list(x), s.content(operand(node))
+    if starts is None or ends is None or steps is None:
+        for axis in axes:
+            out[axis % len(x)] = dims.fresh()
+        content = None
+    else:
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            out[axis % len(x)] = _sliced(x[axis % len(x)], start, end, step)
+            content = None if content is None else content[slice(start, end, step)]
+    s.put(node.outputs[0], out, operand(node).dtype, content)
+
+
+@shape_function("Gather")
+def gather(s: Shapes, node: ir.Node) -> None:
+    x, indices = dims.of(operand(node)), dims.of(operand(node, 1))
+    axis = integer(node, "axis", 0) % len(x)
+    content, picked = s.content(operand(node)), s.ints(operand(node, 1))
+    if content is not None and picked is not None and len(x) == 1:
+        inside = all(-len(content) <= p < len(content) for p in picked)
+        content = tuple(content[p] for p in picked) if inside else None
+    else:
+        content = None
+    s.put(node.outputs[0], x[:axis] + indices + x[axis + 1 :], operand(node).dtype, content)
+
+
+@shape_function("GatherElements")
+def gather_elements(s: Shapes, node: ir.Node) -> None:
+    s.put(node.outputs[0], dims.of(operand(node, 1)), operand(node).dtype)
+
+
+@shape_function("Pad")
+def pad(s: Shapes, node: ir.Node) -> None:
+    x, pads = dims.of(operand(node)), s.content(operand(node, 1))
+    named = optional(node, 3)
+    axes = s.ints(named) if named is not None else tuple(range(len(x)))
+    out = list(unknown(len(x)))
+    if pads is not None and axes is not None:
+        out = list(x)
+        for i, axis in enumerate(axes):
+            out[axis % len(x)] = dims.simplest(x[axis % len(x)] + pads[i] + pads[i + len(axes)])
+    s.put(node.outputs[0], out, operand(node).dtype)
+
+
+@shape_function("DepthToSpace SpaceToDepth")
+def depth_space(s: Shapes, node: ir.Node) -> None:
+    n, c, *space = dims.of(operand(node))
+    b = integer(node, "blocksize", 1)
+    if node.op_type == "DepthToSpace":
+        out = (n, dims.quotient(c, b * b), *(dims.simplest(d * b) for d in space))
+    else:
+        out = (n, dims.simplest(c * b * b), *(dims.quotient(d, b) for d in space))
+    s.put(node.outputs[0], out, operand(node).dtype)
+
+
+@shape_function("Resize")
+def resize(s: Shapes, node: ir.Node) -> None:
+    x = dims.of(operand(node))
+    axes = ints(node, "axes") or tuple(range(len(x)))
+    sizes, scales = s.content(optional(node, 3)), constant(optional(node, 2))
+    policy = node.attributes.get_string("keep_aspect_ratio_policy", "stretch")
+    out = list(x)
+    for i, axis in enumerate(axes):
+        a = axis % len(x)
+        if sizes is not None and policy == "stretch":
+            out[a] = sizes[i]
+        elif scales is not None and scales.size and float(scales[i]).is_integer():
+            out[a] = dims.simplest(x[a] * int(scales[i]))
+        elif scales is not None and scales.size and isinstance(size := x[a], int):
+            out[a] = int(size * float(scales[i]))
+        else:
+            out[a] = dims.fresh()
+    s.put(node.outputs[0], out, operand(node).dtype)
+
+
+# -- shapes as data ----------------------------------------------------------------------------
+
+
+@shape_function("Shape")
+def shape(s: Shapes, node: ir.Node) -> None:
+    x = dims.of(operand(node))
+    start, end = integer(node, "start", 0), integer(node, "end", len(x))
+    content = x[slice(start, end)]
+    s.put(node.outputs[0], (len(content),), INT64, content)
+
+
+@shape_function("Size")
+def size(s: Shapes, node: ir.Node) -> None:
+    s.put(node.outputs[0], (), INT64, (dims.product(dims.of(operand(node))),))
+
+
+@shape_function("ConstantOfShape")
+def constant_of_shape(s: Shapes, node: ir.Node) -> None:
+    target = s.content(operand(node))
+    length = dims.of(operand(node))[0]
+    out = target if target is not None else unknown(length) if isinstance(length, int) else None
+    fill = node.attributes.get("value")
+    tensor = None if fill is None else fill.as_tensor()
+    dtype = ir.DataType.FLOAT if tensor is None else tensor.dtype
+    content = None
+    if dtype in (INT64, ir.DataType.INT32) and tensor is not None and out is not None:
+        count = dims.product(out)
+        if len(out) < 2 and isinstance(count, int) and count <= 64:
+            content = (int(tensor.numpy().reshape(-1)[0]),) * count
+    s.put(node.outputs[0], out, dtype, content)
+
+
+@shape_function("Range")
+def range_(s: Shapes, node: ir.Node) -> None:
+    parts = [s.content(v) for v in node.inputs]
+    length: Dim = dims.fresh()
+    if all(p is not None and len(p) == 1 for p in parts):
+        start, limit, delta = (p[0] for p in parts if p)
+        if isinstance(start, int) and isinstance(limit, int) and isinstance(delta, int) and delta:
+            length = max(0, -(-(limit - start) // delta))
+        elif delta == 1:
+            length = dims.simplest(limit - start)
+    s.put(node.outputs[0], (length,), operand(node).dtype)
