@@ -115,6 +115,12 @@ def _read(model: AnyModel) -> tuple[ir.Model, Path | None]:
         raise InvalidModelError(f"{_where(model)} cannot be read as ONNX: {error}") from error
     if folder is not None:
         ir.external_data.set_base_dir(loaded.graph, folder)
+    elif outside := [n for n, t in _tensors(loaded) if isinstance(t, ir.ExternalTensor)]:
+        raise InvalidModelError(
+            f"{_where(model)} keeps {len(outside)} tensor(s), {outside[0]!r} first, in external "
+            "files, and bytes and protos do not say in which folder. Give the path of the model, "
+            "or load its data into it (onnx.load does)"
+        )
     return loaded, folder
 
 

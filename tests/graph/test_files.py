@@ -179,3 +179,10 @@ def test_a_streamed_file_is_what_the_library_would_write(tmp_path):
     for proto in (written, expected):
         del proto.graph.initializer[:], proto.graph.value_info[:]
     assert written == expected
+
+
+def test_external_data_of_a_model_without_a_folder_is_refused(external):
+    proto = onnx.load(external, load_external_data=False)
+    for model in (proto, external.read_bytes()):
+        with pytest.raises(InvalidModelError, match="do not say in which folder"):
+            load(model)
