@@ -117,13 +117,15 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
         if outputs and all(v.dtype is not None and not is_float(v) for v in outputs):
             return None
         return "it has no derivative rule"
+    if isinstance(rule, Zero):
+        return None
     missing = uncovered(rule, region, inputs)
     if missing:
         names = ", ".join(repr(region.operand(i).name) for i in sorted(missing))
         return f"its rule gives no derivative in operand {names}, which depends on the input"
     if isinstance(rule, Linear) and rule.refuse is not None:
         return rule.refuse(region)
-    if not isinstance(rule, Zero) and any(v.shape is None for v in outputs if is_float(v)):
+    if any(v.shape is None for v in outputs if is_float(v)):
         return "the rank of its output cannot be inferred"
     for value in region.inputs:
         if value is not None and (value.dtype is None or value.shape is None):
