@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper, parser
 
+import onnxjvp
 from onnxjvp.errors import InputError, UsageError
 from onnxjvp.verification import Report, verify
 from onnxjvp.verification.report import compare
@@ -421,3 +422,14 @@ def test_compare_measures_what_it_says() -> None:
     masked = compare("c", "t", "runtime", lost, expected, 0.0, judged=~np.isnan(lost))
     assert masked.status == "passed"
     assert compare("c", "t", "runtime", lost[:, 0], expected, 1e9).status == "failed"
+
+
+def test_constants_rounded_to_float16_are_no_error() -> None:
+    """Gelu's slope holds √½ and 1/√2π: in a float16 file they are rounded to float16."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 20]> g (float16[N,4] x) => (float16[N,4] y) '
+        "{ y = Gelu(x) }"
+    )
+    report = verify(model, onnxjvp.jvp(model))
+    assert report.oracle == "float64 differences"
+    assert report.passed, report.rows

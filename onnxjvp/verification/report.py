@@ -31,7 +31,7 @@ TOLERANCES = {
 #: the runtime may be off by this many times what inputs and weights cause that are themselves off
 #: by this many units in the last place
 AMPLIFIED, UNITS = 4.0, 8.0
-#: J u in float64 against differences in float64
+#: J u in float64 against differences in float64; at least UNITS of the file's dtype
 DIFFERENCES = 1e-6
 #: elements where the differences' own error exceeds this share of the largest are not judged
 USABLE = 1e-3
