@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph.shapes import constant
@@ -56,7 +57,8 @@ class Region:
 
     def attr_float(self, name: str, default: float) -> float:
         found = self.attributes.get(name)
-        return default if found is None else found.as_float()
+        # attributes are float32 in the format, defaults too, whatever the model's dtype
+        return float(np.float32(default)) if found is None else found.as_float()
 
     def attr_string(self, name: str, default: str) -> str:
         found = self.attributes.get(name)
