@@ -10,8 +10,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from onnxjvp import __version__
+
 RESULTS = Path(__file__).with_name("results")
-PACKAGES = ("onnxjvp", "onnx", "onnx-ir", "onnxruntime", "numpy")
+PACKAGES = ("onnx", "onnx-ir", "onnxruntime", "numpy")
 
 
 def machine() -> dict[str, Any]:
@@ -26,6 +28,7 @@ def machine() -> dict[str, Any]:
         "processor": names[0] if names else platform.machine(),
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "onnxjvp": __version__,
         **{package: _version(package) for package in PACKAGES},
     }
 
@@ -35,6 +38,12 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def rows_of(name: str) -> list[dict[str, Any]]:
+    """The rows of an earlier result; none if there is no such file."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text(encoding="utf-8"))["rows"]) if path.exists() else []
 
 
 def write(name: str, title: str, notes: str, rows: Sequence[Mapping[str, Any]]) -> None:

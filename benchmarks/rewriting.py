@@ -2,7 +2,7 @@
 
     python benchmarks/rewriting.py [MODEL…]      # default: what benchmarks/export made
 
-Each run is a process of its own; medians of five. Memory over imports is the peak less that of a
+Each run is a process of its own; medians of three. Memory over imports is the peak less that of a
 process that only imports the package.
 """
 
@@ -29,7 +29,7 @@ DEFAULT = (
     "big",
 )
 FORMS = ("jvp", "split", "stacked")
-RUNS = 5
+RUNS = 3
 
 #: runs in the measured process: the command line's own path, with a clock around its parts
 CHILD = """

@@ -2,6 +2,8 @@
 
     python benchmarks/verified.py [MODEL…]       # default: models/ and what benchmarks/export made
 
+Models that are named replace their own rows in the table; without names it is made anew.
+
 The table has, per model and form, the worst error of J u against the differences, of the runtime
 against float64, and whether f(x) is the same bits.
 """
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from record import write
+from record import rows_of, write
 
 import onnxjvp
 from onnxjvp import Rewritten
@@ -87,7 +89,8 @@ def main() -> int:
     shipped = sorted((HERE.parent / "models").glob("*.onnx"))
     exported = sorted((HERE / "models").glob("*.onnx"))
     models = given or [m for m in (*shipped, *exported) if m.stem not in SKIPPED]
-    rows = []
+    names = {model.stem for model in models}
+    rows = [row for row in rows_of("verified") if given and row["model"] not in names]
     for model in models:
         for form in FORMS:
             rows.append(examine(model, form))

@@ -106,7 +106,8 @@ def compare(
       terms: arrays whose magnitudes, beside that of `expected`, set the scale.
       by_norm: judge the 2-norm of the error, not its largest element.
       judged: mask of the elements to compare; None means all.
-      slack: error of `expected` itself, element by element, allowed on top of the tolerance.
+      slack: error of `expected` itself, element by element. The largest is allowed on top of the
+        tolerance: an element's own is an estimate, and all share the kinks of what they read.
     """
     shape = expected.shape if judged is None else judged.shape
     if not found.shape == expected.shape == shape:
@@ -120,9 +121,9 @@ def compare(
     scale = max(size(_finite(term)) for term in (expected, *terms)) or 1.0
     absolute = float(error.max(initial=0.0))
     relative = absolute / scale
-    passed = bool(np.all(error <= tolerance * scale + (0.0 if slack is None else slack)))
     if slack is not None:
         tolerance += _largest(slack) / scale
+    passed = bool(np.all(error <= tolerance * scale))
     if by_norm:
         relative = _norm(error) / scale
         passed = relative <= tolerance
