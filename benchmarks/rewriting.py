@@ -21,9 +21,7 @@ MODELS = Path(__file__).with_name("models")
 DEFAULT = (
     "torch_resnet50_torchscript",
     "light_resnet50",
-    "torch_efficientnet_b0_torchscript",
     "torch_transformer_pre_torchscript",
-    "light_vgg19",
     "deep_matmul",
     "deep_conv",
     "big",
@@ -36,11 +34,12 @@ CHILD = """
 import json, resource, sys, time
 start = time.perf_counter()
 import onnxjvp
+from onnxjvp import clone, jvp
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 imported, idle = time.perf_counter(), peak()
 form, model, out = sys.argv[1:]
-result = onnxjvp.jvp(model) if form == "jvp" else onnxjvp.clone(model, layout=form)
+result = jvp(model) if form == "jvp" else clone(model, layout=form)
 result.save(out)
 done = time.perf_counter()
 print(json.dumps({"import": imported - start, "rewrite": done - imported, "idle": idle,
