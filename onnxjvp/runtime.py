@@ -23,6 +23,7 @@ import onnx_ir as ir
 
 from onnxjvp.errors import InputError, InvalidModelError, MissingDependencyError, UsageError
 from onnxjvp.graph.dims import is_placeholder
+from onnxjvp.graph.load import refuse_data_outside
 
 Array = np.ndarray[Any, Any]
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -269,6 +270,7 @@ def _loadable(model: ModelLike, directory: Path) -> str | bytes:
         if not Path(model).is_file():
             kind = "is a folder" if Path(model).is_dir() else "does not exist"
             raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
+        refuse_data_outside(model)  # older runtimes read whatever file a model names
         return os.fspath(model)
     if isinstance(model, onnx.ModelProto):
         if model.ByteSize() < _IN_MEMORY_LIMIT:

@@ -142,8 +142,10 @@ def ort(
 
 def _run(loaded: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> Values:
     names = [output.name for output in loaded.get_outputs()]
-    # copies: onnxruntime writes running statistics over the arrays that were fed
-    values = loaded.run(names, {name: np.array(value) for name, value in feeds.items()})
+    # copies both ways: onnxruntime writes running statistics over the arrays that were fed, and
+    # older ones return an input that is an output as a view of the array fed
+    fed = {name: np.array(value) for name, value in feeds.items()}
+    values = [np.array(value) for value in loaded.run(names, fed)]
     return dict(zip(names, values, strict=True))
 
 

@@ -203,19 +203,39 @@ def _check_tensors(model: ir.Model, links: Path | None) -> None:
                 )
 
 
+def refuse_data_outside(path: str | os.PathLike[str]) -> None:
+    """Raise InvalidModelError for a file whose external data leaves its folder.
+
+    For files that go to a runtime as they are. Links are the runtime's to judge.
+    """
+    try:
+        proto = _parse(path)
+    except InvalidModelError:
+        return  # not a protobuf: another format of the runtime's, or an error that it reports
+    folder = Path(path).resolve().parent
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                _inside(tensor.name, folder, entry.value)
+
+
+def _inside(name: str, folder: Path, location: str) -> Path:
+    path = Path(os.path.normpath(folder / location))
+    if not path.is_relative_to(folder):
+        raise InvalidModelError(
+            f"tensor {name!r} keeps its data in {location!r}, outside the model's folder; that is "
+            "refused. Put the data file beside the model"
+        )
+    return path
+
+
 def _check_external(name: str, tensor: ir.ExternalTensor) -> None:
     """Refuse external data that leaves the model's folder, or is not all there."""
     location = os.fspath(tensor.location)
     if not tensor.base_dir:  # a link that was followed, or a tensor that the caller made
         path = Path(location)
     else:
-        folder = Path(tensor.base_dir).resolve()
-        path = Path(os.path.normpath(folder / location))
-        if not path.is_relative_to(folder):
-            raise InvalidModelError(
-                f"tensor {name!r} keeps its data in {location!r}, outside the model's folder; that "
-                "is refused. Put the data file beside the model"
-            )
+        path = _inside(name, Path(tensor.base_dir).resolve(), location)
         if path.exists() and (path.resolve() != path or path.stat().st_nlink > 1):
             raise InvalidModelError(
                 f"the data file {location!r} of tensor {name!r} is a link; links are refused "
