@@ -90,11 +90,13 @@ def main() -> int:
     exported = sorted((HERE / "models").glob("*.onnx"))
     models = given or [m for m in (*shipped, *exported) if m.stem not in SKIPPED]
     names = {model.stem for model in models}
-    rows = [row for row in rows_of("verified") if given and row["model"] not in names]
+    rows = []
     for model in models:
         for form in FORMS:
             rows.append(examine(model, form))
             print(rows[-1], flush=True)
+    if given:
+        rows = [row for row in rows_of("verified") if row["model"] not in names] + rows
     notes = (
         "Relative errors, scaled by the largest element of each tensor. Differences are central, "
         "in float64, on the original; the runtime ran with its optimisations off."

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,6 @@ class Rewritten:
     model: ir.Model
     names: Mapping[str, Any]
     report: Mapping[str, Any]
-    folder: Path | None = field(default=None, repr=False)
 
     def proto(self) -> onnx.ModelProto:
         """The model as a ModelProto (at most 2 GiB; `save` has no limit)."""
@@ -312,6 +311,4 @@ def _finish(
     }
     emitted.metadata_props[METADATA_KEY] = json.dumps(description, ensure_ascii=False)
     emitted.producer_name, emitted.producer_version = "onnxjvp", __version__
-    return Rewritten(
-        emitted, names, {**report, "nodes_after": len(emitted.graph)}, folder=source.folder
-    )
+    return Rewritten(emitted, names, {**report, "nodes_after": len(emitted.graph)})

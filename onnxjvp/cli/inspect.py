@@ -100,13 +100,13 @@ def _print_rewritten(description: dict[str, Any]) -> None:
 
 
 def _print_constants(found: Inspection) -> None:
-    rows = [(c.place, c.dtype, c.tensors, c.elements, c.bytes) for c in found.constants]
-    total = [sum(row[i] for row in rows) for i in (2, 3, 4)]  # type: ignore[misc]
+    rows = [(c.place, c.dtype, (c.tensors, c.elements, c.bytes)) for c in found.constants]
+    totals = tuple(sum(column) for column in zip(*(amounts for *_, amounts in rows), strict=True))
     output.table(
         ("constants", "dtype", "tensors", "elements", "bytes"),
         [
             (place, dtype, *(f"{amount:,}" for amount in amounts))
-            for place, dtype, *amounts in [*rows, ("all", "", *total)]
+            for place, dtype, amounts in [*rows, ("all", "", totals or (0, 0, 0))]
         ],
         right=("tensors", "elements", "bytes"),
     )

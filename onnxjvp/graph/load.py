@@ -39,8 +39,6 @@ class Source:
     shapes: Shapes
     #: the opset it came with, where that was below the floor
     raised_from: int | None
-    #: the folder that relative external data refers to
-    folder: Path | None
     #: shapes of inputs and outputs as the model declares them (its own names for dimensions)
     declared: dict[str, ir.Shape | None]
 
@@ -66,7 +64,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
       InvalidModelError: not ONNX, fails onnx's checker, or unusable external data.
     Cost: linear in nodes; weights are neither copied nor read.
     """
-    working, folder = _read(model)
+    working = _read(model)
     _check_tensors(working, links)
     _check_order(working, _where(model))
     try:
@@ -87,16 +85,16 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     }
     shapes = _infer(working)
     raised_from = before if opset_of(working) != before else None
-    return Source(working, shapes, raised_from, folder, declared)
+    return Source(working, shapes, raised_from, declared)
 
 
 def _where(model: AnyModel) -> str:
     return f"{os.fspath(model)!r}" if isinstance(model, str | os.PathLike) else "the model given"
 
 
-def _read(model: AnyModel) -> tuple[ir.Model, Path | None]:
+def _read(model: AnyModel) -> ir.Model:
     if isinstance(model, ir.Model):
-        return model.clone(), None
+        return model.clone()
     folder = None
     if isinstance(model, onnx.ModelProto):
         proto = model
@@ -121,7 +119,7 @@ def _read(model: AnyModel) -> tuple[ir.Model, Path | None]:
             "files, and bytes and protos do not say in which folder. Give the path of the model, "
             "or load its data into it (onnx.load does)"
         )
-    return loaded, folder
+    return loaded
 
 
 def _parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:

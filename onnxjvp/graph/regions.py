@@ -44,16 +44,9 @@ class Region:
         assert value is not None
         return value
 
-    def used(self, index: int) -> bool:
-        return index < len(self.outputs) and bool(self.outputs[index].name)
-
     def attr_int(self, name: str, default: int) -> int:
         found = self.attributes.get(name)
         return default if found is None else found.as_int()
-
-    def attr_ints(self, name: str) -> tuple[int, ...] | None:
-        found = self.attributes.get(name)
-        return None if found is None else tuple(found.as_ints())
 
     def attr_float(self, name: str, default: float) -> float:
         found = self.attributes.get(name)

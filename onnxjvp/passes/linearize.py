@@ -119,7 +119,7 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
         return "it has no derivative rule"
     if isinstance(rule, Zero):
         return None
-    missing = uncovered(rule, region, inputs)
+    missing = uncovered(rule, inputs)
     if missing:
         names = ", ".join(repr(region.operand(i).name) for i in sorted(missing))
         return f"its rule gives no derivative in operand {names}, which depends on the input"

@@ -107,7 +107,7 @@ KIND_NAMES: dict[type, str] = {
 }
 
 
-def uncovered(rule: Rule, region: Region, live: set[int]) -> set[int]:
+def uncovered(rule: Rule, live: set[int]) -> set[int]:
     """Live operands for which the rule gives no derivative."""
     if isinstance(rule, Zero) or rule.args is None:
         return set()
