@@ -15,8 +15,9 @@ import onnx_ir as ir
 from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.opset import opset_of
+from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, regions
-from onnxjvp.passes.linearize import analyse, is_float, live_inputs
+from onnxjvp.passes.linearize import analyse, live_inputs
 from onnxjvp.rewrite import METADATA_KEY, Rewritten, jvp
 from onnxjvp.rules.kinds import KIND_NAMES, Zero
 from onnxjvp.rules.registry import rule_for

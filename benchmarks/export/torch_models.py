@@ -1,4 +1,4 @@
-"""Exports torchvision's ResNet50 and EfficientNet-B0 and a transformer, by both torch exporters.
+"""Exports classifiers of torchvision and transformers, by torch's exporters.
 
 Weights are random. Batch normalisation's running statistics come from forward passes in training
 mode, so values stay of order one through the depth. Every model has a dynamic batch axis, holds
@@ -7,7 +7,7 @@ its weights in the one file, and is compared with torch in onnxruntime.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +17,21 @@ import onnxruntime as ort
 import torch
 from common import describe, parser
 from torch import Tensor, nn
-from torchvision.models import efficientnet_b0, resnet50
+from torchvision.models import densenet121, efficientnet_b0, inception_v3, resnet50, vgg16
 
 SIDE = 224
 SEQUENCE, FEATURES = 32, 128
 
 
-def images(batch: int) -> Tensor:
+def images(batch: int, side: int = SIDE) -> Tensor:
     """Noise at two scales: images of fine noise alone all look alike to a deep network."""
-    coarse = torch.randn(batch, 3, 7, 7).repeat_interleave(SIDE // 7, 2)
-    coarse = coarse.repeat_interleave(SIDE // 7, 3)
-    return (coarse + torch.randn(batch, 3, SIDE, SIDE)) / 2**0.5
+    coarse = nn.functional.interpolate(torch.randn(batch, 3, 7, 7), size=side)
+    return (coarse + torch.randn(batch, 3, side, side)) / 2**0.5
+
+
+def large(batch: int) -> Tensor:
+    """Images of the size that Inception takes."""
+    return images(batch, 299)
 
 
 def sequences(batch: int) -> Tensor:
@@ -35,7 +39,7 @@ def sequences(batch: int) -> Tensor:
     return torch.randn(batch, SEQUENCE, FEATURES)
 
 
-def settled(model: nn.Module) -> nn.Module:
+def settled(model: nn.Module, draw: Callable[[int], Tensor] = images) -> nn.Module:
     """The model with running statistics of what comes in, and logits of order one."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
@@ -45,11 +49,11 @@ def settled(model: nn.Module) -> nn.Module:
         norm.reset_running_stats()
     model.train()
     with torch.no_grad():
-        for _ in range(3):
-            model(images(8))
+        for _ in range(3 if norms else 0):
+            model(draw(8))
         model.eval()
         last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-        last.weight /= model(images(4)).std()
+        last.weight /= model(draw(4)).std()
     return model
 
 
@@ -69,26 +73,45 @@ def transformer(layers: int, norm_first: bool) -> nn.Module:
     return model.eval()
 
 
+def inception() -> nn.Module:
+    """Inception V3 without its auxiliary classifier, which only training uses."""
+    model = inception_v3(weights=None, aux_logits=False, init_weights=True)
+    return settled(model, large)
+
+
+OLDER = ("torchscript",)
+BOTH = ("torchscript", "dynamo")
+
+
 @dataclass(frozen=True)
 class Source:
-    """A model to export and the inputs that it takes."""
+    """A model to export, the inputs that it takes, and the exporters to use."""
 
     name: str
     build: Callable[[], nn.Module]
     inputs: Callable[[int], Tensor]
+    exporters: Sequence[str] = BOTH
+
+    def model(self, seed: int = 0) -> nn.Module:
+        """The model with the random weights of this seed."""
+        torch.manual_seed(seed)
+        return self.build()
 
 
 SOURCES = [
     Source("resnet50", lambda: settled(resnet50(weights=None)), images),
     Source("efficientnet_b0", lambda: settled(efficientnet_b0(weights=None)), images),
+    Source("densenet121", lambda: settled(densenet121(weights=None)), images, OLDER),
+    Source("inception_v3", inception, large, OLDER),
+    Source("vgg16", lambda: settled(vgg16(weights=None)), images, OLDER),
     Source("transformer_post", lambda: transformer(2, norm_first=False), sequences),
     Source("transformer_pre", lambda: transformer(4, norm_first=True), sequences),
 ]
 
 
-def export(model: nn.Module, example: Tensor, path: Path, dynamo: bool) -> None:
+def export(model: nn.Module, example: Tensor, path: Path, exporter: str, **options: object) -> None:
     """Write the model by the dynamo exporter or by the older TorchScript one."""
-    if dynamo:
+    if exporter == "dynamo":
         torch.onnx.export(
             model,
             (example,),
@@ -110,6 +133,7 @@ def export(model: nn.Module, example: Tensor, path: Path, dynamo: bool) -> None:
             dynamic_axes={"x": {0: "batch"}, "y": {0: "batch"}},
             opset_version=17,
             dynamo=False,
+            **options,
         )
 
 
@@ -127,7 +151,7 @@ def check(model: nn.Module, x: Tensor, path: Path) -> str:
 
 
 def main() -> None:
-    """Write each model twice."""
+    """Write each model, by one exporter or both."""
     options = parser(__doc__)
     options.add_argument("--only", choices=[s.name for s in SOURCES], help="only this model")
     args = options.parse_args()
@@ -135,13 +159,11 @@ def main() -> None:
     for source in SOURCES:
         if args.only not in (None, source.name):
             continue
-        torch.manual_seed(args.seed)
-        model = source.build()
-        for dynamo in (False, True):
-            exporter = "dynamo" if dynamo else "torchscript"
+        model = source.model(args.seed)
+        for exporter in source.exporters:
             path = args.out / f"torch_{source.name}_{exporter}.onnx"
             # Batches of another size than the example's show a batch axis that is not dynamic.
-            export(model, source.inputs(2), path, dynamo)
+            export(model, source.inputs(2), path, exporter)
             print(describe(path), check(model, source.inputs(3), path), sep="\n", flush=True)
 
 

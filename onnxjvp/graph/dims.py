@@ -61,6 +61,17 @@ def simplest(dim: Dim) -> Dim:
     return value if isinstance(value, int) else fresh()
 
 
+def expression(dim: Dim) -> sympy.Expr:
+    """The dimension as a sympy expression over integer symbols."""
+    if isinstance(dim, int):
+        return sympy.Integer(dim)
+    return sympy.sympify((dim + 0)._expr)
+
+
+def from_expression(value: sympy.Expr) -> Dim:
+    return int(value) if value.is_Integer else ir.SymbolicDim(value)
+
+
 def product(dims: Iterable[Dim]) -> Dim:
     total: Dim = 1
     for dim in dims:
@@ -88,7 +99,19 @@ def broadcast(first: Dim, second: Dim) -> Dim:
     for dim in (first, second):
         if isinstance(dim, int):  # the other is 1 or equal to it, or the model is invalid
             return dim
-    return fresh()
+    return _larger(_met.get(first, frozenset((first,))) | _met.get(second, frozenset((second,))))
+
+
+#: what came out where several sizes were broadcast, and the sizes
+_met: dict[Dim, frozenset[Dim]] = {}
+
+
+@functools.cache
+def _larger(sizes: frozenset[Dim]) -> Dim:
+    """Whichever of several sizes is not 1: one symbol, whenever and however these meet."""
+    symbol = fresh()
+    _met[symbol] = sizes
+    return symbol
 
 
 def broadcast_all(*shapes: Dims) -> Dims:

@@ -6,11 +6,14 @@ residual (masks, slopes, indices). Passes read `nodes` and `linear` from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import sympy
 from numpy.typing import ArrayLike
 
 from onnxjvp.graph import dims
@@ -25,10 +28,11 @@ MADE = "?onnxjvp."
 class Ops:
     """Records nodes in order. Values it makes are named only when a pass emits them."""
 
-    def __init__(self, shapes: Shapes) -> None:
+    def __init__(self, shapes: Shapes, graph: ir.Graph | None = None) -> None:
         self.shapes = shapes
         self.nodes: list[ir.Node] = []
         self.linear: set[ir.Value] = set()
+        self.sizes_at_run_time = Sizes(self, graph)
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
         self._count = 0
 
@@ -64,9 +68,13 @@ class Ops:
     ) -> Sequence[ir.Value]:
         """The same node on other inputs, with some attributes changed (None removes one)."""
         attributes = {name: a for name, a in node.attributes.items() if name not in changed}
-        return self.emit(
+        outputs = self.emit(
             node.op_type, inputs, {**attributes, **changed}, len(node.outputs), node.domain
         )
+        if not changed and _fit_alike(node, inputs):
+            for old, new in zip(node.outputs, outputs, strict=True):
+                new.shape = old.shape
+        return outputs
 
     def _record(self, node: ir.Node) -> Sequence[ir.Value]:
         self._count += 1
@@ -78,15 +86,16 @@ class Ops:
         self.nodes.append(node)
         return node.outputs
 
-    def seed(self, like: ir.Value) -> ir.Value:
-        """A new linear value in the shape of `like`, given from outside."""
+    def seed(self, like: ir.Value, leading: Dims = (), *, linear: bool = True) -> ir.Value:
+        """A new value, linear by default, given from outside: [*leading, *shape of `like`]."""
         self._count += 1
         value = ir.Value(
             name=f"{MADE}{self._count}",
-            shape=ir.Shape(dims.of(like)),
+            shape=ir.Shape((*leading, *dims.of(like))),
             type=ir.TensorType(_known(like.dtype)),
         )
-        self.linear.add(value)
+        if linear:
+            self.linear.add(value)
         return value
 
     # -- constants -----------------------------------------------------------------------------
@@ -114,15 +123,15 @@ class Ops:
     def shape_of(self, value: ir.Value, start: int = 0) -> ir.Value:
         """The shape from axis `start` on as a tensor: a constant where it is static."""
         tail = dims.of(value)[start:]
-        if dims.is_static(tail):
-            return self.ints([int(d) for d in tail if isinstance(d, int)])
+        if dims.is_static(tail) or value in self.linear:
+            return self.as_tensor(tail)
         return self.Shape(value, start=start) if start else self.Shape(value)
 
     def sizes(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
         """The sizes of some axes as a tensor: a constant where they are static."""
-        chosen = [dims.of(value)[axis] for axis in axes]
-        if dims.is_static(chosen):
-            return self.ints([int(d) for d in chosen if isinstance(d, int)])
+        chosen = tuple(dims.of(value)[axis] for axis in axes)
+        if dims.is_static(chosen) or value in self.linear:
+            return self.as_tensor(chosen)
         return self.Gather(self.Shape(value), self.ints(axes))
 
     def count(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
@@ -130,19 +139,39 @@ class Ops:
 
         Said outright and not as -1, which cannot be worked out for an empty batch.
         """
+        if value in self.linear:
+            return self.volume([dims.of(value)[axis] for axis in axes])
         total = dims.product(dims.of(value)[axis] for axis in axes)
         if isinstance(total, int):
             return self.ints([total])
         return self.ReduceProd(self.sizes(value, axes), keepdims=1)
 
+    def volume(self, shape: Sequence[Dim]) -> ir.Value:
+        """The product of dimensions, as a tensor of one element."""
+        total = dims.product(shape)
+        if isinstance(total, int):
+            return self.ints([total])
+        return self.ReduceProd(self.as_tensor(tuple(shape)), keepdims=1)
+
+    def as_tensor(self, shape: Dims) -> ir.Value:
+        """Dimensions as a tensor: a constant where they are static, else read at run time.
+
+        Raises:
+          UnknownTypeError: no primal value has such a size.
+        """
+        return self.sizes_at_run_time.tensor(shape)
+
     def zeros_like(self, value: ir.Value) -> ir.Value:
-        """Zeros in the shape of a primal value."""
+        """Zeros in the shape of a value."""
         shape = dims.static(value)
         dtype = _known(value.dtype)
         if shape is not None and np.prod(shape, dtype=int) <= 4096:
             return self.const(np.zeros(shape), value)
-        zero = ir.tensor(np.zeros(1, dtype.numpy()))
-        return self.ConstantOfShape(self.shape_of(value), value=zero)
+        return self.zeros(dtype, self.shape_of(value))
+
+    def zeros(self, dtype: ir.DataType | None, shape: ir.Value) -> ir.Value:
+        zero = ir.tensor(np.zeros(1, _known(dtype).numpy()))
+        return self.ConstantOfShape(shape, value=zero)
 
     # -- movement ------------------------------------------------------------------------------
 
@@ -164,8 +193,17 @@ class Ops:
     def unsqueeze(self, value: ir.Value, *axes: int) -> ir.Value:
         return self.Unsqueeze(value, self.ints(axes)) if axes else value
 
+    def stack(self, values: Sequence[ir.Value]) -> ir.Value:
+        """[K, *shape] from K values of one shape."""
+        return self.Concat(*(self.unsqueeze(v, 0) for v in values), axis=0)
+
+    def unstack(self, value: ir.Value, count: int) -> list[ir.Value]:
+        """K values from [K, *shape]."""
+        at = [self.const(np.int64(k), INT64) for k in range(count)]
+        return [self.Gather(value, k, axis=0) for k in at]
+
     def expand_to(self, value: ir.Value, like: ir.Value) -> ir.Value:
-        """Broadcast to the shape of a primal value; nothing to do where the shapes are equal."""
+        """Broadcast to the shape of a value; nothing to do where the shapes are equal."""
         if same_shape(value, like):
             return value
         out = self.Expand(value, self.shape_of(like))
@@ -177,6 +215,98 @@ class Ops:
         for value in values[1:]:
             total = self.Add(total, value)
         return total
+
+
+def _fit_alike(node: ir.Node, inputs: Sequence[ir.Value | None]) -> bool:
+    """Whether a node's outputs have the shapes that they have on its own operands.
+
+    What sets a shape, beside shapes, are integers: those have to be the same values.
+    """
+    if any(v.shape is None for v in node.outputs):
+        return False
+    for old, new in itertools.zip_longest(node.inputs, inputs):
+        if new is old:
+            continue
+        if old is None or new is None:
+            if node.op_type == "Resize":  # whose scales are numbers
+                return False
+        elif old.dtype != new.dtype or dims.of(old) != dims.of(new):
+            return False
+    return True
+
+
+class Sizes:
+    """Where the size behind a symbol can be read at run time: off a primal value's shape.
+
+    Linear values have no shape of their own to be asked: they may never be computed (a transposed
+    program replaces the one it was made from). Inputs of the graph are asked first, so that no
+    value inside is kept alive for its shape.
+    """
+
+    def __init__(self, op: Ops, graph: ir.Graph | None) -> None:
+        self._op = op
+        self._graph = graph
+        self._places: dict[Dim, tuple[ir.Value, int]] = {}
+        self._indexed = -1
+        self._read: dict[Dim, ir.Value] = {}
+        self._tensors: dict[Dims, ir.Value] = {}
+
+    def tensor(self, shape: Dims) -> ir.Value:
+        if dims.is_static(shape):
+            return self._op.ints([int(d) for d in shape if isinstance(d, int)])
+        if shape not in self._tensors:
+            runs = itertools.groupby(shape, lambda d: isinstance(d, int))
+            parts: list[ir.Value] = []
+            for static, run in runs:
+                if static:
+                    parts.append(self._op.ints([int(d) for d in run if isinstance(d, int)]))
+                else:
+                    parts += [self._size(d) for d in run]
+            whole = parts[0] if len(parts) == 1 else self._op.Concat(*parts, axis=0)
+            self._tensors[shape] = whole
+        return self._tensors[shape]
+
+    def _size(self, dim: Dim) -> ir.Value:
+        """One dimension as an int64 tensor of one element."""
+        if dim not in self._read:
+            self._index()
+            if dim in self._places:
+                value, axis = self._places[dim]
+                self._read[dim] = self._op.Shape(value, start=axis, end=axis + 1)
+            else:
+                self._read[dim] = self._evaluated(dims.expression(dim))
+        return self._read[dim]
+
+    def _index(self) -> None:
+        """Learn the dimensions of the values that were there or recorded since the last time."""
+        if self._indexed < 0 and self._graph is not None:
+            self._learn(self._graph.inputs)
+            for node in self._graph:
+                self._learn(node.outputs)
+        for node in self._op.nodes[max(self._indexed, 0) :]:
+            self._learn(v for v in node.outputs if v not in self._op.linear)
+        self._indexed = len(self._op.nodes)
+
+    def _learn(self, values: Iterable[ir.Value]) -> None:
+        for value in values:
+            for axis, dim in enumerate(() if value.shape is None else value.shape.dims):
+                if not isinstance(dim, int) and value.name:
+                    self._places.setdefault(dim, (value, axis))
+
+    def _evaluated(self, expression: sympy.Expr) -> ir.Value:
+        """A sum or product of sizes that can be read."""
+        op = self._op
+        if expression.is_Integer:
+            return op.ints([int(expression)])
+        if (expression.is_Add or expression.is_Mul) and all(_whole(a) for a in expression.args):
+            parts = [self._size(dims.from_expression(a)) for a in expression.args]
+            name = "Add" if expression.is_Add else "Mul"
+            return functools.reduce(lambda a, b: op.emit(name, (a, b))[0], parts)
+        raise dims.UnknownTypeError(f"no value at hand has the size {expression}")
+
+
+def _whole(expression: sympy.Expr) -> bool:
+    return bool(expression.is_integer)
 
 
 def _known(dtype: ir.DataType | None) -> ir.DataType:

@@ -6,7 +6,7 @@ five nodes costs one product instead of five when it is differentiated whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,14 +85,18 @@ def of_node(node: ir.Node) -> Region:
     return Region(op_type, (node,), inputs, tuple(node.outputs), node.domain, node.attributes)
 
 
-def regions(graph: ir.Graph) -> list[Region]:
-    """The graph's nodes in order, with every recognised group as one region at its last node."""
+def regions(graph: ir.Graph, keep: Collection[ir.Value] = ()) -> list[Region]:
+    """The graph's nodes in order, with every recognised group as one region at its last node.
+
+    Args:
+      keep: values that must not disappear inside a group, because something happens at them.
+    """
     groups: dict[ir.Node, Region] = {}
     taken: set[ir.Node] = set()
     for node in graph:
         for matcher in MATCHERS.get(node.op_type, ()) if _is_standard(node) else ():
             region = matcher(node)
-            if region is not None and _is_whole(region) and not taken & set(region.nodes):
+            if region is not None and _is_whole(region, keep) and not taken & set(region.nodes):
                 groups[node] = region
                 taken |= set(region.nodes)
                 break
@@ -101,8 +105,11 @@ def regions(graph: ir.Graph) -> list[Region]:
     ]
 
 
-def _is_whole(region: Region) -> bool:
+def _is_whole(region: Region, keep: Collection[ir.Value]) -> bool:
     """Whether nothing outside reads a value from the middle, and y has the shape of x."""
+    inside = {v for n in region.nodes for v in (*n.inputs, *n.outputs)} - set(region.inputs)
+    if (inside - set(region.outputs)) & set(keep):
+        return False
     x, y = region.operand(0), region.outputs[0]
     if x.shape is None or y.shape is None or x.shape.dims != y.shape.dims:
         return False  # constants of a higher rank than x, say

@@ -7,20 +7,20 @@ its bias, every nonlinearity's state taken from the x lane and shared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, captured
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
 from onnxjvp.passes.linearize import (
     Liveness,
     Program,
     analyse,
-    is_float,
     live_inputs,
     name_of,
     push,
@@ -29,22 +29,6 @@ from onnxjvp.passes.linearize import (
 from onnxjvp.rules.kinds import Linear, RefusedError, Zero, is_homogeneous
 from onnxjvp.rules.leading import apply
 from onnxjvp.rules.registry import rule_for
-
-#: The lanes after x, made from the seeds: (op, x, u) -> value
-LaneMaker = Callable[[Ops, ir.Value, ir.Value], ir.Value]
-
-
-def direction(_: Ops, __: ir.Value, u: ir.Value) -> ir.Value:
-    return u
-
-
-def origin(op: Ops, x: ir.Value, _: ir.Value) -> ir.Value:
-    return op.zeros_like(x)
-
-
-def substituted(op: Ops, x: ir.Value, u: ir.Value) -> ir.Value:
-    """x − u: J u = f(x) − f_x(x − u). The paper prints u − x, which gives 2 A x − A u."""
-    return op.Sub(x, u)
 
 
 def replay(op: Ops, program: Program, seeds: Sequence[ir.Value]) -> list[ir.Value | None]:
@@ -61,24 +45,23 @@ def replay(op: Ops, program: Program, seeds: Sequence[ir.Value]) -> list[ir.Valu
 def stack(
     source: Source,
     op: Ops,
-    wrt: Sequence[ir.Value],
     outputs: Sequence[ir.Value],
-    makers: Sequence[LaneMaker],
-) -> tuple[list[ir.Value], StackedClone, Liveness]:
-    """Run the frozen model over the lanes x, *makers in one batch.
+    lanes: Mapping[ir.Value, Sequence[ir.Value]],
+) -> tuple[StackedClone, Liveness]:
+    """Run the frozen model over several lanes in one batch.
 
-    Returns the seeds u, the clone (read lanes of its outputs from it) and the liveness.
+    Args:
+      lanes: for every variable what it is in each lane; the first one is its value at x.
+    Returns:
+      The clone (read lanes of the outputs from it) and the liveness.
     Raises:
       UnsupportedOpError: nodes on a live path have no rule; all of them are listed.
     """
+    wrt = list(lanes)
     liveness = analyse(source, wrt, outputs)
-    clone = StackedClone(op, Lanes(op, 1 + len(makers)), liveness.live)
-    seeds = []
-    for x in wrt:
-        u = op.seed(x)
-        op.linear.discard(u)  # lanes are affine images of u, not tangents
-        seeds.append(u)
-        clone.stacks[x] = clone.lanes.stack([x, *(make(op, x, u) for make in makers)], x)
+    clone = StackedClone(op, Lanes(op, len(lanes[wrt[0]])), liveness.live)
+    for x, values in lanes.items():
+        clone.stacks[x] = clone.lanes.stack(values, x)
         clone.primals[x] = x
     refused = list(liveness.refused)
     for region in liveness.regions:
@@ -91,7 +74,7 @@ def stack(
             refused.append((name_of(region), region.label, str(error)))
             clone.stand_in(region)
     refuse(refused, wrt)
-    return seeds, clone, liveness
+    return clone, liveness
 
 
 class StackedClone:

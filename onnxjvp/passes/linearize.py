@@ -10,9 +10,10 @@ import onnx_ir as ir
 import onnxjvp.rules  # noqa: F401  (fills the table of rules)
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph import dims
-from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.dims import Dims, UnknownTypeError
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, regions
 from onnxjvp.rules.kinds import (
     Elementwise,
@@ -26,8 +27,6 @@ from onnxjvp.rules.kinds import (
     uncovered,
 )
 from onnxjvp.rules.registry import rule_for
-
-FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,8 @@ class Program:
     """A linear map from seeds to outs, as detached nodes.
 
     A node of `nodes` is linear in its operands that are in `linear`; its other operands are primal
-    values or residuals. `like` gives a primal value of the same shape for the program's values.
+    values or results of `residuals`, which depend on the primal alone. Both hold what the outs need
+    and nothing else.
     """
 
     seeds: list[ir.Value]
@@ -61,11 +61,22 @@ class Program:
     nodes: list[ir.Node]
     residuals: list[ir.Node]
     linear: set[ir.Value]
-    like: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    #: program value → the value of the model that it is the tangent of
+    tangent_of: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
 
-def is_float(value: ir.Value | None) -> bool:
-    return value is not None and value.dtype in FLOATS
+def program_of(op: Ops, seeds: Sequence[ir.Value], outs: Sequence[ir.Value | None]) -> Program:
+    """The recorded nodes that lead from seeds to outs, sorted into linear ones and residuals."""
+    needed = {v for v in outs if v is not None}
+    kept = []
+    for node in reversed(op.nodes):
+        if any(v in needed for v in node.outputs):
+            needed.update(v for v in node.inputs if v is not None)
+            kept.append(node)
+    kept.reverse()
+    linear = [n for n in kept if any(v in op.linear for v in n.outputs)]
+    residuals = [n for n in kept if not any(v in op.linear for v in n.outputs)]
+    return Program(list(seeds), list(outs), linear, residuals, op.linear)
 
 
 def live_inputs(region: Region, live: Set[ir.Value]) -> set[int]:
@@ -77,7 +88,7 @@ def live_inputs(region: Region, live: Set[ir.Value]) -> set[int]:
 
 def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Liveness:
     """Which values have a tangent, and every node on the way that has no rule for it."""
-    ordered = _needed(regions(source.graph), outputs)
+    ordered = _needed(regions(source.graph, keep=wrt), outputs)
     live: set[ir.Value] = set(wrt)
     cuts, refused, hopeless = [], [], []
     for region in ordered:
@@ -164,7 +175,7 @@ def linearize(
     refused = list(liveness.refused)
     seeds = [op.seed(v) for v in wrt]
     tangents: dict[ir.Value, ir.Value] = dict(zip(wrt, seeds, strict=True))
-    like = dict(zip(seeds, wrt, strict=True))
+    tangent_of = dict(zip(seeds, wrt, strict=True))
     for region in liveness.regions:
         flowing = live_inputs(region, tangents.keys())
         if not flowing:
@@ -182,18 +193,15 @@ def linearize(
                 refused.append((name_of(region), region.label, str(error)))
                 results = _placeholders(op, region)
         for output, tangent in zip(region.outputs, results, strict=True):
-            if tangent is not None:
-                tangents[output] = tangent
-                like.setdefault(tangent, output)
+            if tangent is None:
+                continue
+            # a variable inside the model is perturbed on top of what reaches it
+            own = tangents.get(output)
+            tangents[output] = tangent if own is None else op.Add(tangent, own)
+            tangent_of.setdefault(tangents[output], output)
     refuse(refused, wrt)
-    program = Program(
-        seeds,
-        [tangents.get(v) for v in outputs],
-        [n for n in op.nodes if any(v in op.linear for v in n.outputs)],
-        [n for n in op.nodes if not any(v in op.linear for v in n.outputs)],
-        op.linear,
-        like,
-    )
+    program = program_of(op, seeds, [tangents.get(v) for v in outputs])
+    program.tangent_of.update(tangent_of)
     return program, liveness
 
 
@@ -219,6 +227,7 @@ def push(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
             if tangent.shape is None:
                 tangent.shape = output.shape  # its rank could be told from the primal alone
             _check(region, output, tangent)
+            tangent.shape = _merged(dims.of(tangent), dims.of(output))
     return results
 
 
@@ -241,6 +250,12 @@ def _scale(op: Ops, slope: ir.Value, tangent: ir.Value, mask: bool) -> ir.Value:
     if mask:
         return op.Where(slope, tangent, op.const(0, like=tangent))
     return op.Mul(slope, tangent)
+
+
+def _merged(tangent: Dims, primal: Dims) -> ir.Shape:
+    """In the primal's symbols, so that equal sizes are known to be equal."""
+    pairs = zip(tangent, primal, strict=True)
+    return ir.Shape([t if isinstance(t, int) else p for t, p in pairs])
 
 
 def _check(region: Region, primal: ir.Value, tangent: ir.Value) -> None:

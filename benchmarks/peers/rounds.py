@@ -1,0 +1,83 @@
+"""Interleaved timing: every contender once a round, and ratios taken round by round.
+
+So they hold while the machine's speed drifts. The order is drawn anew for each round: what ran
+before leaves its mark on the caches.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from onnxjvp.runtime import ModelLike, Session, TensorSpec
+
+Array = np.ndarray[Any, Any]
+#: runs once and gives the seconds that it took
+Timed = Callable[[], float]
+
+#: of each runtime, onnxruntime and torch alike
+THREADS = os.cpu_count() or 1
+WARM = 2
+
+
+class Run:
+    """A model in onnxruntime with its inputs; called, it runs once and gives the seconds."""
+
+    def __init__(self, model: ModelLike, feeds: Mapping[str, Array] | None = None) -> None:
+        self.session = Session(model, threads=THREADS)
+        self.feeds = dict(feeds or {})
+
+    def __call__(self) -> float:
+        start = time.perf_counter()
+        self.session.run(self.feeds)
+        return time.perf_counter() - start
+
+    def value(self, name: str) -> Array:
+        """One output."""
+        return self.session.run(self.feeds, [name])[name]
+
+
+def draw(spec: TensorSpec, seed: int) -> Array:
+    """Normal random values for an input or output, with dynamic dimensions of 1."""
+    shape = [dim if isinstance(dim, int) else 1 for dim in spec.shape]
+    return np.random.default_rng(seed).standard_normal(shape).astype(spec.dtype)
+
+
+def interleave(contenders: Mapping[str, Timed], rounds: int) -> dict[str, Array]:
+    """Seconds of each contender in each round, after two rounds that do not count."""
+    rng = np.random.default_rng(0)
+    names = list(contenders)
+    seconds = {name: np.empty(rounds) for name in names}
+    for i in range(-WARM, rounds):
+        for name in rng.permutation(names):
+            taken = contenders[name]()
+            if i >= 0:
+                seconds[name][i] = taken
+    return seconds
+
+
+def ratio(above: Array, below: Array, name: str) -> dict[str, Any]:
+    """The cells of a table: the median of the ratios, and their quartiles."""
+    low, middle, high = np.quantile(above / below, [0.25, 0.5, 0.75])
+    return {name: float(middle), f"{name} quartiles": f"{low:.2f} to {high:.2f}"}
+
+
+def error(got: Array, want: Array) -> float:
+    """The difference relative to what is wanted, in the Euclidean norm."""
+    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
+
+
+def agree(errors: Mapping[str, float], noise: float) -> str:
+    """The errors in words; stops where rounding does not explain one: its time would say nothing.
+
+    `noise` is how far a result moves when x is rounded otherwise: in a deep network with random
+    weights some per cent, since activations within rounding of their kinks change sides.
+    """
+    if wrong := {k: e for k, e in errors.items() if not e < max(1e-4, 5 * noise)}:
+        raise SystemExit(f"these are other functions' results: {wrong}; rounding x gives {noise}")
+    parts = [f"{name} {value:.0e}" for name, value in errors.items()]
+    return ", ".join([*parts, f"rounding x {noise:.0e}"])

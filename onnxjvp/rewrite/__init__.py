@@ -1,0 +1,21 @@
+"""Models in, models with derivatives out: load → linearise, transpose, batch or clone → emit."""
+
+from onnxjvp.rewrite.gradients import ggn, grad, hvp
+from onnxjvp.rewrite.jacobians import jacobian
+from onnxjvp.rewrite.linearized import Linearized, linearize
+from onnxjvp.rewrite.products import clone, jvp, vjp
+from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
+
+__all__ = [
+    "METADATA_KEY",
+    "Linearized",
+    "Rewritten",
+    "clone",
+    "ggn",
+    "grad",
+    "hvp",
+    "jacobian",
+    "jvp",
+    "linearize",
+    "vjp",
+]

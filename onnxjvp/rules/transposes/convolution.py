@@ -1,0 +1,388 @@
+"""Convolutions, pools and per-channel scales.
+
+With y = X · W, a convolution's cotangent in X is the transposed convolution with the same weights,
+and in W the convolution of X by the cotangent, with batch and channels exchanged and strides and
+dilations exchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxjvp.graph import dims
+from onnxjvp.graph.dims import Dims, UnknownTypeError
+from onnxjvp.graph.ops import Ops, dim, rank
+from onnxjvp.rules.transposes.table import number, operand, transposed
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a kernel moves over the axes behind batch and channels, from `inner` to `outer`."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    inner: Dims
+    outer: Dims
+    #: (before, behind) along each axis; None where that depends on a size known at run time
+    pads: tuple[tuple[int, int], ...] | None
+    #: whether what is left over of an automatic padding goes behind
+    upper: bool = True
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """The span of a dilated kernel."""
+        return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def along(self) -> Sequence[tuple[int, int, tuple[int, int]]]:
+        """(stride, reach, pads) of every axis."""
+        assert self.pads is not None
+        return list(zip(self.strides, self.reach, self.pads, strict=True))
+
+
+def window(node: ir.Node, kernel: tuple[int, ...], inner: Dims, outer: Dims) -> Window:
+    """The window of a Conv or a pool."""
+    n = len(kernel)
+    strides = tuple(node.attributes.get_ints("strides") or (1,) * n)
+    dilations = tuple(node.attributes.get_ints("dilations") or (1,) * n)
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    free = Window(kernel, strides, dilations, inner, outer, None, auto != "SAME_LOWER")
+    if auto not in ("SAME_UPPER", "SAME_LOWER"):
+        given = node.attributes.get_ints("pads") if auto == "NOTSET" else None
+        return replace(free, pads=_pairs(given or (0,) * 2 * n))
+    totals = []
+    for i, o, s, r in zip(inner, outer, strides, free.reach, strict=True):
+        if isinstance(i, int) and isinstance(o, int):
+            totals.append(max((o - 1) * s + r - i, 0))
+        elif s == 1:
+            totals.append(r - 1)
+        else:
+            return free
+    return replace(free, pads=tuple(_shared(total, free.upper) for total in totals))
+
+
+def _pairs(flat: Sequence[int]) -> tuple[tuple[int, int], ...]:
+    n = len(flat) // 2
+    return tuple(zip(flat[:n], flat[n:], strict=True))
+
+
+def _shared(total: int, upper: bool) -> tuple[int, int]:
+    less = total // 2
+    return (less, total - less) if upper else (total - less, less)
+
+
+def _kernel(weights: ir.Value) -> tuple[int, ...]:
+    return _static(dims.of(weights)[2:], "the size of its kernel")
+
+
+def _static(sizes: Dims, what: str) -> tuple[int, ...]:
+    if not dims.is_static(sizes):
+        raise UnknownTypeError(f"{what} cannot be inferred")
+    return tuple(int(d) for d in sizes if isinstance(d, int))
+
+
+# -- the two maps of a convolution -------------------------------------------------------------
+
+
+def spread(op: Ops, ct: ir.Value, w: ir.Value, group: int, moves: Window) -> ir.Value:
+    """The cotangent of X, from `outer` to `inner`; w is [M, C/group, *kernel]."""
+    pads = moves.pads
+    if pads is not None and all(s == 1 and min(p) >= 0 and max(p) < r for s, r, p in moves.along()):
+        # a plain convolution by the turned kernel: faster than ConvTranspose
+        behind = [[r - 1 - p[side] for _, r, p in moves.along()] for side in (0, 1)]
+        return op.Conv(
+            ct,
+            turned(op, w, group),
+            group=group,
+            dilations=moves.dilations,
+            pads=[*behind[0], *behind[1]],
+        )
+    if pads is not None and dims.is_static((*moves.inner, *moves.outer)):
+        sizes = zip(moves.inner, moves.outer, moves.along(), strict=True)
+        left = [_int(i) + sum(p) - r - (_int(o) - 1) * s for i, o, (s, r, p) in sizes]
+        return op.ConvTranspose(
+            ct,
+            w,
+            group=group,
+            strides=moves.strides,
+            dilations=moves.dilations,
+            pads=[*(p[0] for p in pads), *(p[1] for p in pads)],
+            output_padding=left if any(left) else None,
+        )
+    whole = op.ConvTranspose(ct, w, group=group, strides=moves.strides, dilations=moves.dilations)
+    begin = _begins(op, moves)
+    steps, reach = op.ints(moves.strides), op.ints(moves.reach)
+    last = op.Mul(op.Sub(op.as_tensor(moves.outer), op.ints([1])), steps)
+    behind_it = op.Sub(op.Add(op.as_tensor(moves.inner), begin), op.Add(last, reach))
+    axes = op.ints(range(2, 2 + len(moves.kernel)))
+    return op.Pad(whole, op.Concat(op.Neg(begin), behind_it, axis=0), None, axes)
+
+
+def _int(dim: dims.Dim) -> int:
+    assert isinstance(dim, int)
+    return dim
+
+
+def _begins(op: Ops, moves: Window) -> ir.Value:
+    """The padding before each axis."""
+    if moves.pads is not None:
+        return op.ints([before for before, _ in moves.pads])
+    total = _total(op, moves)
+    half = op.Div(total, op.ints([2]))
+    return half if moves.upper else op.Sub(total, half)
+
+
+def _total(op: Ops, moves: Window) -> ir.Value:
+    last = op.Mul(op.Sub(op.as_tensor(moves.outer), op.ints([1])), op.ints(moves.strides))
+    short = op.Sub(op.Add(last, op.ints(moves.reach)), op.as_tensor(moves.inner))
+    return op.Max(short, op.ints([0]))
+
+
+def turned(op: Ops, w: ir.Value, group: int) -> ir.Value:
+    """[M, C/g, *k] → [C, M/g, *k] with every kernel turned about its centre."""
+    m, c, *kernel = _static(dims.of(w), "the shape of its weights")
+    inner = list(range(2, rank(w)))
+    if group == 1:
+        w = op.Transpose(w, perm=[1, 0, *inner])
+    elif (m // group, c) != (1, 1):
+        apart = op.Reshape(w, op.ints([group, m // group, c, *kernel]))
+        swapped = op.Transpose(apart, perm=[0, 2, 1, *(axis + 1 for axis in inner)])
+        w = op.Reshape(swapped, op.ints([group * c, m // group, *kernel]))
+    wide = [(axis, k) for axis, k in zip(inner, kernel, strict=True) if k > 1]
+    if not wide:
+        return w
+    back, axes = op.ints([-1] * len(wide)), op.ints([axis for axis, _ in wide])
+    return op.Slice(w, back, op.ints([-k - 1 for _, k in wide]), axes, back)
+
+
+def correlate(
+    op: Ops, x: ir.Value, ct: ir.Value, group: int, moves: Window, w: ir.Value
+) -> ir.Value:
+    """The cotangent of the weights [M, C/group, *kernel], from X and the cotangent of X · W."""
+    inner = list(range(2, rank(x)))
+    pads = moves.pads
+    if pads is None:
+        begin = _begins(op, moves)
+        ends = op.Sub(_total(op, moves), begin)
+        x = op.Pad(x, op.Concat(begin, ends, axis=0), None, op.ints(inner))
+        pads = ((0, 0),) * len(inner)
+    if group == 1:
+        data = op.Transpose(x, perm=[1, 0, *inner])
+    else:
+        deep = dims.quotient(dim(x, 1), group)
+        apart = op.Reshape(x, _split_channels(op, x, group), allowzero=1)
+        moved = op.Transpose(apart, perm=[2, 1, 0, *(axis + 1 for axis in inner)])
+        batch = dims.product((group, dim(x, 0)))
+        shape = op.Concat(op.as_tensor((deep, batch)), op.sizes(x, inner), axis=0)
+        data = op.Reshape(moved, shape, allowzero=1)
+    kernels = op.Transpose(ct, perm=[1, 0, *inner])
+    found = op.Conv(
+        data,
+        kernels,
+        group=group,
+        strides=moves.dilations,
+        dilations=moves.strides,
+        pads=[*(p[0] for p in pads), *(p[1] for p in pads)],
+    )
+    # rows of X that no window reached
+    axes, none = op.ints(inner), op.ints([0] * len(inner))
+    found = op.Slice(found, none, op.ints(moves.kernel), axes)
+    out = op.Transpose(found, perm=[1, 0, *inner])
+    out.shape = w.shape
+    return out
+
+
+def _split_channels(op: Ops, x: ir.Value, group: int) -> ir.Value:
+    deep = dims.quotient(dim(x, 1), group)
+    return op.Concat(
+        op.sizes(x, [0]), op.as_tensor((group, deep)), op.sizes(x, range(2, rank(x))), axis=0
+    )
+
+
+# -- entries -----------------------------------------------------------------------------------
+
+
+@transposed("Conv")
+def conv(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
+    x, w = operand(node, 0), operand(node, 1)
+    group = node.attributes.get_int("group", 1)
+    moves = window(node, _kernel(w), dims.of(x)[2:], dims.of(node.outputs[0])[2:])
+    if i == 1:
+        return correlate(op, x, ct, group, moves, w)
+    out = spread(op, ct, w, group, moves)
+    out.shape = x.shape
+    return out
+
+
+@transposed("ConvTranspose")
+def conv_transpose(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
+    """The Conv that it is the transpose of."""
+    x, w = operand(node, 0), operand(node, 1)
+    group = node.attributes.get_int("group", 1)
+    moves = _of_transpose(node, _kernel(w), dims.of(x)[2:], dims.of(node.outputs[0])[2:])
+    assert moves.pads is not None
+    if i == 1:
+        return correlate(op, ct, x, group, moves, w)
+    out = op.Conv(
+        ct,
+        w,
+        group=group,
+        strides=moves.strides,
+        dilations=moves.dilations,
+        pads=[*(p[0] for p in moves.pads), *(p[1] for p in moves.pads)],
+    )
+    inner = range(2, rank(x))
+    if any(p >= s for p, s in zip(_output_padding(node, rank(x) - 2), moves.strides, strict=True)):
+        out = op.Slice(out, op.ints([0] * len(inner)), op.as_tensor(moves.outer), op.ints(inner))
+    out.shape = x.shape
+    return out
+
+
+def _output_padding(node: ir.Node, n: int) -> tuple[int, ...]:
+    return tuple(node.attributes.get_ints("output_padding") or (0,) * n)
+
+
+def _of_transpose(node: ir.Node, kernel: tuple[int, ...], x: Dims, y: Dims) -> Window:
+    """The window of the Conv from y to x."""
+    n = len(kernel)
+    strides = tuple(node.attributes.get_ints("strides") or (1,) * n)
+    dilations = tuple(node.attributes.get_ints("dilations") or (1,) * n)
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    free = Window(kernel, strides, dilations, y, x, None, auto == "SAME_UPPER")
+    extra = _output_padding(node, n)
+    if auto in ("SAME_UPPER", "SAME_LOWER") and "output_shape" not in node.attributes:
+        totals = [e + r - s for e, r, s in zip(extra, free.reach, strides, strict=True)]
+    elif "output_shape" in node.attributes:
+        sizes = zip(
+            _static(x, "the size of its input"),
+            _static(y, "the size of its output"),
+            strides,
+            free.reach,
+            extra,
+            strict=True,
+        )
+        totals = [(i - 1) * s + e + r - o for i, o, s, r, e in sizes]
+    else:
+        given = node.attributes.get_ints("pads") if auto == "NOTSET" else None
+        return replace(free, pads=_pairs(given or (0,) * 2 * n))
+    if min(totals) < 0:
+        raise UnknownTypeError("its output is larger than its kernel reaches")
+    return replace(free, pads=tuple(_shared(total, free.upper) for total in totals))
+
+
+# -- pools -------------------------------------------------------------------------------------
+
+
+@transposed("GlobalAveragePool", small=True)
+def global_average_pool(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
+    return op.Div(ct, number(op, op.volume(dims.of(operand(node, 0))[2:]), ct))
+
+
+@transposed("AveragePool")
+def average_pool(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
+    """Every element of a window gets the cotangent, times what the window weighs an element."""
+    x = operand(node, 0)
+    kernel = tuple(node.attributes.get_ints("kernel_shape") or ())
+    moves = window(node, kernel, dims.of(x)[2:], dims.of(node.outputs[0])[2:])
+    weights = _weights(op, node, moves, ct)
+    moves = _to_the_end(node, moves)
+    if _is_tiling(moves):
+        out = _repeated(op, op.Mul(ct, weights), moves)
+    elif moves.pads is not None and all(s == 1 and max(p) < r for s, r, p in moves.along()):
+        # the same pool: over windows that reach as far beyond the edges as they fell short of them
+        size = op.const(float(np.prod(kernel)), like=ct)
+        around = [[r - 1 - p[side] for _, r, p in moves.along()] for side in (0, 1)]
+        out = op.AveragePool(
+            op.Mul(op.Mul(ct, weights), size),
+            kernel_shape=kernel,
+            pads=[*around[0], *around[1]],
+            count_include_pad=1,
+            dilations=moves.dilations if max(moves.dilations) > 1 else None,
+        )
+    else:
+        single = op.Reshape(op.Mul(ct, weights), _planes(op, ct), allowzero=None)
+        ones = op.const(np.ones((1, 1, *kernel)), like=ct)
+        spread_out = spread(op, single, ones, 1, moves)
+        out = op.Reshape(spread_out, op.shape_of(x), allowzero=1)
+    out.shape = x.shape
+    return out
+
+
+def _planes(op: Ops, value: ir.Value) -> ir.Value:
+    """Every channel of every sample as an image of its own."""
+    count = op.volume(dims.of(value)[:2])
+    return op.Concat(count, op.ints([1]), op.sizes(value, range(2, rank(value))), axis=0)
+
+
+def _weights(op: Ops, node: ir.Node, moves: Window, ct: ir.Value) -> ir.Value:
+    """What a window weighs each of its elements, in the shape [1, 1, *outer] or [].
+
+    Read off the pool itself: its average of ones, over the number of ones that each window holds.
+    """
+    whole = node.attributes.get_int("ceil_mode", 0) == 0
+    padded = moves.pads is None or any(map(any, moves.pads))
+    counts_pads = node.attributes.get_int("count_include_pad", 0) == 1
+    if whole and (counts_pads or not padded):
+        return op.const(1 / float(np.prod(moves.kernel)), like=ct)
+    shape = op.as_tensor((1, 1, *moves.inner))
+    one = op.const(1, like=ct)
+    ones = op.Expand(one, shape)
+    average = op.like(node, [ones])[0]
+    begin = _begins(op, moves)
+    last = op.Mul(op.Sub(op.as_tensor(moves.outer), op.ints([1])), op.ints(moves.strides))
+    end = op.Sub(op.Add(last, op.ints(moves.reach)), op.Add(op.as_tensor(moves.inner), begin))
+    around = op.Concat(begin, end, axis=0)
+    padded_ones = op.Pad(ones, around, None, op.ints(range(2, rank(ct))))
+    kernel = op.const(np.ones((1, 1, *moves.kernel)), like=ct)
+    held = op.Conv(padded_ones, kernel, strides=moves.strides, dilations=moves.dilations)
+    return op.Div(average, held)
+
+
+def _to_the_end(node: ir.Node, moves: Window) -> Window:
+    """With ceil_mode the last window may reach beyond the padding: pad up to there."""
+    if moves.pads is None or node.attributes.get_int("ceil_mode", 0) == 0:
+        return moves
+    if not dims.is_static((*moves.inner, *moves.outer)):
+        return moves  # then `spread` cuts at run time
+    pads = [
+        (p[0], max(p[1], (_int(o) - 1) * s + r - _int(i) - p[0]))
+        for i, o, (s, r, p) in zip(moves.inner, moves.outer, moves.along(), strict=True)
+    ]
+    return replace(moves, pads=tuple(pads))
+
+
+def _is_tiling(moves: Window) -> bool:
+    """Whether the windows lie side by side and cover everything."""
+    return moves.pads is not None and all(
+        s == r and k == r and not any(p) and isinstance(o, int) and i == o * s
+        for k, i, o, (s, r, p) in zip(
+            moves.kernel, moves.inner, moves.outer, moves.along(), strict=True
+        )
+    )
+
+
+def _repeated(op: Ops, value: ir.Value, moves: Window) -> ir.Value:
+    """Every element repeated over its window."""
+    lead = dims.of(value)[:2]
+    apart = op.unsqueeze(value, *(3 + 2 * k for k in range(len(moves.kernel))))
+    pairs = [d for o, k in zip(moves.outer, moves.kernel, strict=True) for d in (o, k)]
+    full = op.Expand(apart, op.as_tensor((*lead, *pairs)))
+    return op.Reshape(full, op.as_tensor((*lead, *moves.inner)), allowzero=1)
+
+
+@transposed("BatchNormalization")
+def batch_normalization(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
+    """In a program its mean and shift are zero, in X: a factor per channel."""
+    x, scale, shift, mean, variance = (operand(node, k) for k in range(5))
+    if i == 0:
+        return op.like(node, [ct, scale, shift, mean, variance])[0]
+    assert i == 1
+    ones = op.Expand(op.const(1, like=scale), op.shape_of(scale))
+    normal = op.like(node, [x, ones, shift, mean, variance])[0]
+    axes = op.ints([0, *range(2, rank(x))])
+    total = op.ReduceSum(op.Mul(normal, ct), axes, keepdims=0)
+    return total if total.dtype == scale.dtype else op.Cast(total, to=int(scale.dtype or 1))
