@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from peers.onnx_ad_peer import OnnxAd
-from peers.rounds import THREADS, Run, agree, draw, error, interleave, ratio
+from peers.rounds import THREADS, Run, agree, draw, error, geometric_means, interleave, ratio
 from peers.torch_peer import Torch
 from record import write
 
@@ -70,20 +70,16 @@ def compare(name: str, rounds: int, versions: dict[str, str]) -> dict[str, Any]:
             "torch forward": torch.timed("forward"),
             "torch vjp": torch.timed("vjp"),
         }
-        seconds = interleave(contenders, rounds)
+        seconds, others = interleave(contenders, rounds)
     row: dict[str, Any] = {"model": name}
     for key in RATIOS:
         row |= ratio(seconds[key], seconds["forward"], key)
     row |= ratio(seconds["torch vjp"], seconds["torch forward"], OWN)
     row |= {f"{call} agrees": text for call, text in agreement.items()}
     row["forward ms"] = 1e3 * float(np.median(seconds["forward"]))
+    row["cores busy with others"] = round(others, 1)
     row["onnx-ad's reverse of the dynamic file"] = peer.said["reverse"]
     return row
-
-
-def geometric_means(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    means = {k: float(np.exp(np.mean([np.log(row[k]) for row in rows]))) for k in (*RATIOS, OWN)}
-    return {"model": "geometric mean", **means}
 
 
 def main() -> None:
@@ -96,7 +92,7 @@ def main() -> None:
     for name in args.only:
         rows.append(compare(name, args.rounds, versions))
         print(rows[-1], flush=True)
-    rows.append(geometric_means(rows))
+    rows.append(geometric_means(rows, {"model": "geometric mean"}, (*RATIOS, OWN)))
     notes = (
         f"Time over onnxruntime's plain forward, medians of {args.rounds} interleaved rounds, "
         f"batch 1, {THREADS} threads in every runtime, onnxruntime without spinning, in float32. "

@@ -19,7 +19,18 @@ from typing import Any
 
 import numpy as np
 import onnx
-from peers.rounds import THREADS, Array, Run, Timed, agree, draw, error, interleave, ratio
+from peers.rounds import (
+    THREADS,
+    Array,
+    Run,
+    Timed,
+    agree,
+    draw,
+    error,
+    geometric_means,
+    interleave,
+    ratio,
+)
 from peers.torch_peer import Torch
 from record import write
 
@@ -35,6 +46,7 @@ PAPER = {
 }
 FORMS = ("jvp", "substitute", "stacked")
 ALTERNATIVES = ("torch jvp", "torch double vjp")
+PAPERS = "paper's speed-up"
 
 
 def layers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -84,8 +96,9 @@ def compare(name: str, rounds: int, versions: dict[str, str]) -> list[dict[str, 
             agrees = agree(errors, torch.noise(f"jvp {weight}"))
             rows.append({"model": name, "layer": place, "weight": f"{weight} {list(shape)}"})
             rows[-1]["agrees"] = agrees
-        seconds = interleave(contenders, rounds)
-    return [cells(row, seconds) for row in rows]
+        seconds, others = interleave(contenders, rounds)
+    busy = {"cores busy with others": round(others, 1)}
+    return [{**cells(row, seconds), **busy} for row in rows]
 
 
 def seeds(directions: dict[str, Array]) -> dict[str, Array]:
@@ -111,7 +124,7 @@ def cells(row: dict[str, Any], seconds: dict[str, Array]) -> dict[str, Any]:
     row |= ratio(alternative, seconds[f"substitute {place}"], "speed-up of substitute")
     if place == "first":
         *others, clone = PAPER[row["model"]]
-        row["paper's speed-up"] = min(others) / clone
+        row[PAPERS] = min(others) / clone
     row |= ratio(seconds[f"jvp {place}"], seconds["jvp x"], "over the jvp in x")
     return {**row, "forward ms": 1e3 * float(np.median(seconds["forward"])), "agrees": agrees}
 
@@ -126,6 +139,9 @@ def main() -> int:
     for name in args.only:
         rows += compare(name, args.rounds, versions)
         print(*rows[-3:], sep="\n", flush=True)
+    first = [row for row in rows if row["layer"] == "first"]
+    means = ("jvp", "substitute", "speed-up of jvp", "speed-up of substitute", PAPERS)
+    rows.append(geometric_means(first, {"model": "geometric mean", "layer": "first"}, means))
     notes = (
         f"Time over onnxruntime's plain forward, medians of {args.rounds} interleaved rounds, "
         f"batch 1, {THREADS} threads in both runtimes, onnxruntime without spinning, in float32; "

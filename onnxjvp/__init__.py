@@ -16,32 +16,64 @@ from onnxjvp.errors import (
 )
 
 if TYPE_CHECKING:
+    from onnxjvp.analysis import affine_parameters, dense_jacobian, jacobian_operator
     from onnxjvp.inspection import inspect
-    from onnxjvp.rewrite import Rewritten, clone, jvp
+    from onnxjvp.rewrite import (
+        Linearized,
+        Rewritten,
+        clone,
+        ggn,
+        grad,
+        hvp,
+        jacobian,
+        jvp,
+        linearize,
+        vjp,
+    )
     from onnxjvp.verification import verify
 
 __all__ = [
     "InputError",
     "InvalidModelError",
+    "Linearized",
     "MissingDependencyError",
     "OnnxJvpError",
     "Rewritten",
     "UnsupportedOpError",
     "UsageError",
     "__version__",
+    "affine_parameters",
     "clone",
+    "dense_jacobian",
+    "ggn",
+    "grad",
+    "hvp",
     "inspect",
+    "jacobian",
+    "jacobian_operator",
     "jvp",
+    "linearize",
     "verify",
+    "vjp",
 ]
 
 #: imported on first use: onnx and sympy take half a second, and `onnxjvp --help` needs neither
 _LAZY = {
+    "Linearized": "onnxjvp.rewrite",
     "Rewritten": "onnxjvp.rewrite",
+    "affine_parameters": "onnxjvp.analysis",
     "clone": "onnxjvp.rewrite",
+    "dense_jacobian": "onnxjvp.analysis",
+    "ggn": "onnxjvp.rewrite",
+    "grad": "onnxjvp.rewrite",
+    "hvp": "onnxjvp.rewrite",
     "inspect": "onnxjvp.inspection",
+    "jacobian": "onnxjvp.rewrite",
+    "jacobian_operator": "onnxjvp.analysis",
     "jvp": "onnxjvp.rewrite",
+    "linearize": "onnxjvp.rewrite",
     "verify": "onnxjvp.verification",
+    "vjp": "onnxjvp.rewrite",
 }
 
 

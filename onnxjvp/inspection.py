@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.opset import opset_of
-from onnxjvp.graph.parameters import is_float
+from onnxjvp.graph.parameters import trainable, variables
 from onnxjvp.graph.regions import Region, regions
 from onnxjvp.passes.linearize import analyse, live_inputs
 from onnxjvp.rewrite import METADATA_KEY, Rewritten, jvp
@@ -87,8 +87,10 @@ class Inspection:
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     constants: tuple[Constants, ...]
+    #: parameters that a training run would have changed, which "params" stands for
+    trainable: tuple[Tensor, ...]
     operators: tuple[Operators, ...]
-    #: inputs that a rewriting would differentiate in
+    #: what a rewriting would differentiate in
     wrt: tuple[str, ...]
     #: outputs without a derivative, each with the reason
     excluded: dict[str, str]
@@ -122,8 +124,10 @@ def inspect(
     source = load(given, links=links)
     original = _as_it_came(given)
     excluded: dict[str, str] = {}
+    chosen: list[ir.Value] = []
     obstacle, refused = None, {}
     try:
+        chosen = variables(source, wrt)
         excluded = dict(jvp(source.model, wrt).report["excluded"])
     except UnsupportedOpError as error:
         obstacle = str(error)
@@ -132,7 +136,6 @@ def inspect(
         if wrt is not None:
             raise
         obstacle = str(error)
-    chosen = [v for v in source.inputs if (is_float(v) if wrt is None else v.name in wrt)]
     liveness = analyse(source, chosen, source.graph.outputs)
     needed = {region.node for region in liveness.regions}
 
@@ -156,6 +159,7 @@ def inspect(
             Tensor.of(v, source.declared.get(v.name or "")) for v in source.graph.outputs
         ),
         constants=_constants(original),
+        trainable=tuple(Tensor.of(v) for v in trainable(source).values()),
         operators=_operators([(region, *kind(region)) for region in regions(source.graph)]),
         wrt=tuple(v.name or "" for v in chosen),
         excluded=excluded,

@@ -12,9 +12,8 @@ import onnx_ir as ir
 import pytest
 from onnx import parser
 
-from onnxjvp import runtime
 from onnxjvp.errors import InputError, InvalidModelError, MissingDependencyError, UsageError
-from onnxjvp.runtime import Session, TensorSpec, random_feeds
+from onnxjvp.runtime import Session, TensorSpec, check_feeds, random_feeds, session
 
 ADD = parser.parse_model(
     '<ir_version: 8, opset_import: ["" : 18]>'
@@ -66,7 +65,7 @@ def test_every_form_of_a_model_runs(form: str, tmp_path: Any) -> None:
 def test_what_does_not_fit_in_a_message_goes_through_a_file(
     form: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime, "_IN_MEMORY_LIMIT", 1)
+    monkeypatch.setattr(session, "_IN_MEMORY_LIMIT", 1)
     saved = []
     save = ir.save
     monkeypatch.setattr(ir, "save", lambda *a, **k: (saved.append(a), save(*a, **k)))
@@ -115,7 +114,7 @@ def test_unavailable_provider(providers: list[str]) -> None:
 
 
 def test_provider_that_fell_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    ort = runtime._onnxruntime()
+    ort = session._onnxruntime()
     real = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(ort, "get_available_providers", lambda: real)
 
@@ -212,7 +211,7 @@ def test_random_feeds_are_reproducible_and_fit() -> None:
         "h": ((), "float16"),
     }
     assert set(np.unique(first["ids"])) == {0, 1}
-    runtime.check_feeds(SPECS, first)
+    check_feeds(SPECS, first)
 
 
 def test_an_input_is_drawn_alike_beside_other_inputs() -> None:

@@ -7,8 +7,10 @@ before leaves its mark on the caches.
 from __future__ import annotations
 
 import os
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ Timed = Callable[[], float]
 #: of each runtime, onnxruntime and torch alike
 THREADS = os.cpu_count() or 1
 WARM = 2
+STAT = Path("/proc/stat")
 
 
 class Run:
@@ -47,8 +50,13 @@ def draw(spec: TensorSpec, seed: int) -> Array:
     return np.random.default_rng(seed).standard_normal(shape).astype(spec.dtype)
 
 
-def interleave(contenders: Mapping[str, Timed], rounds: int) -> dict[str, Array]:
-    """Seconds of each contender in each round, after two rounds that do not count."""
+def interleave(contenders: Mapping[str, Timed], rounds: int) -> tuple[dict[str, Array], float]:
+    """Seconds of each contender in each round, after two rounds that do not count.
+
+    Also the number of cores that other processes kept busy before or after, which should be 0:
+    torch's threads wait for each other at every operator, and come out many times slower else.
+    """
+    others = busy()
     rng = np.random.default_rng(0)
     names = list(contenders)
     seconds = {name: np.empty(rounds) for name in names}
@@ -57,13 +65,38 @@ def interleave(contenders: Mapping[str, Timed], rounds: int) -> dict[str, Array]
             taken = contenders[name]()
             if i >= 0:
                 seconds[name][i] = taken
-    return seconds
+    if (others := max(others, busy())) > 0.2:
+        print(f"WARNING: other processes kept {others:.1f} cores busy", file=sys.stderr, flush=True)
+    return seconds, others
+
+
+def busy() -> float:
+    """How many cores are at work while this process sleeps for a second (on Linux; else 0)."""
+    if not STAT.exists():
+        return 0.0
+    before = _idle()
+    time.sleep(1)
+    return max(0.0, (os.cpu_count() or 1) - (_idle() - before))
+
+
+def _idle() -> float:
+    """Seconds that the cores have idled or waited for disks, all together."""
+    _, _, _, _, idle, waiting, *_ = STAT.read_text(encoding="ascii").split()
+    return (int(idle) + int(waiting)) / os.sysconf("SC_CLK_TCK")
 
 
 def ratio(above: Array, below: Array, name: str) -> dict[str, Any]:
     """The cells of a table: the median of the ratios, and their quartiles."""
     low, middle, high = np.quantile(above / below, [0.25, 0.5, 0.75])
     return {name: float(middle), f"{name} quartiles": f"{low:.2f} to {high:.2f}"}
+
+
+def geometric_means(
+    rows: Sequence[Mapping[str, Any]], label: Mapping[str, Any], keys: Sequence[str]
+) -> dict[str, Any]:
+    """A last row of a table."""
+    means = {key: float(np.exp(np.mean([np.log(row[key]) for row in rows]))) for key in keys}
+    return {**label, **means}
 
 
 def error(got: Array, want: Array) -> float:

@@ -14,6 +14,7 @@ import typer
 from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
+    from onnxjvp.rewrite import Rewritten
     from onnxjvp.runtime import Array, TensorSpec
 
 
@@ -40,6 +41,30 @@ def check_output(path: Path, *, force: bool) -> None:
         )
     if path.exists() and not force:
         raise UsageError(f"{str(path)!r} exists; pass --force to replace it, or -o another name")
+
+
+def save_together(made: Mapping[Path, Rewritten], *, force: bool) -> list[Path]:
+    """Write models to files: all of them, or everything stays as it is."""
+    files = [file for path in made for file in (path, path.with_name(f"{path.name}.data"))]
+    replaced = {file: file.with_name(f".{file.name}.old") for file in files if file.exists()}
+    if replaced and not force:
+        raise UsageError(f"{str(next(iter(replaced)))!r} exists; pass --force to replace it")
+    done = False
+    try:
+        for file, old in replaced.items():
+            file.replace(old)
+        for path, rewritten in made.items():
+            rewritten.save(path, force=False)
+        done = True
+    finally:
+        if not done:
+            for file in files:
+                if file not in replaced or replaced[file].exists():
+                    file.unlink(missing_ok=True)
+        for file, old in replaced.items():
+            if old.exists():
+                old.unlink() if file.exists() else old.replace(file)
+    return list(made)
 
 
 def sizes(options: Sequence[str]) -> dict[str, int]:
@@ -86,6 +111,19 @@ def _read(path: Path) -> Array | dict[str, Array]:
             f"{str(path)!r} cannot be read as an .npy or .npz file of plain numbers: {error}. "
             "Write it with numpy.save or numpy.savez"
         ) from error
+
+
+def read_arrays(option: str, texts: Sequence[str]) -> dict[str, Array]:
+    """Read an option NAME=FILE.npy or NAME=FILE.npz that may be given several times."""
+    arrays: dict[str, Array] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not (name and file):
+            raise UsageError(f"{option} {text!r} is not NAME=FILE.npy or NAME=FILE.npz")
+        if name in arrays:
+            raise UsageError(f"{option} names {name!r} twice; give each once")
+        arrays[name] = _array_for(name, Path(file))
+    return arrays
 
 
 def read_inputs(

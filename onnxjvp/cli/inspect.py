@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,28 +15,34 @@ from onnxjvp.cli import output
 from onnxjvp.cli.files import AllowLinks
 
 if TYPE_CHECKING:
-    from onnxjvp.inspection import Inspection
+    from onnxjvp.inspection import Inspection, Tensor
+
+#: rows of a list before it is cut short
+SHOWN = 20
 
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file to describe.")],
     wrt: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Input to differentiate in [default: all float ones]."),
+        typer.Option(
+            metavar="NAME",
+            help="What to differentiate in, as for rewrite [default: all float inputs].",
+        ),
     ] = None,
     allow_links: AllowLinks = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show what a model holds and whether it can be rewritten.
 
-    Lists inputs, outputs, constants, and every operator with the kind of its derivative rule or
-    the reason why it is refused. Operators off the live paths, from the inputs differentiated in
-    to the outputs, need no rule.
+    Lists inputs, outputs, constants, trainable parameters, and every operator with the kind of its
+    derivative rule or the reason why it is refused. Operators off the live paths, from what is
+    differentiated in to the outputs, need no rule. Of a rewritten model it says what was added.
 
     \b
     Examples:
       onnxjvp inspect models/digits_cnn.onnx
-      onnxjvp inspect models/wine_mlp.onnx --wrt features
+      onnxjvp inspect models/digits_cnn.onnx --wrt params
       onnxjvp inspect models/digits_cnn.onnx --json
     """
     with output.busy("loading onnx"):
@@ -69,6 +77,9 @@ def _print(model: Path, found: Inspection) -> None:
     if found.constants:
         output.line()
         _print_constants(found)
+    if found.trainable:
+        output.line()
+        _print_trainable(found.trainable)
     output.line()
     output.table(
         ("operator", "count", "nodes", "kind"),
@@ -84,7 +95,7 @@ def _print(model: Path, found: Inspection) -> None:
         output.line(f"excluded: output {name}: {reason}")
     output.line()
     if found.obstacle is None:
-        output.line(f"can be rewritten, differentiating in {', '.join(found.wrt)}")
+        output.line(f"can be rewritten, differentiating in {_few(found.wrt)}")
     else:
         output.line(f"cannot be rewritten: {found.obstacle}")
 
@@ -93,10 +104,36 @@ def _print_rewritten(description: dict[str, Any]) -> None:
     if "damaged" in description:
         output.line("written by onnxjvp, but its description of itself is damaged")
         return
-    words = [f"{key} {description.get(key)}" for key in ("version", "emit", "layout", "method")]
+    settings = ("version", "emit", "layout", "method", "directions", "loss_of")
+    words = [f"{key} {description[key]}" for key in settings if description.get(key) is not None]
     output.line(f"written by onnxjvp: {', '.join(words)}")
-    for what in ("seeds", "results"):
-        output.line(f"{what} {json.dumps(description.get(what), ensure_ascii=False)}")
+    for what in ("seeds", "cotangents", "targets", "results", "given", "residuals"):
+        if description.get(what):
+            output.line(f"{what} {json.dumps(description[what], ensure_ascii=False)}")
+
+
+def _print_trainable(tensors: Sequence[Tensor]) -> None:
+    """The first few by name, and how many there are in all."""
+    rows = [(t.name, t.dtype, output.dims(t.shape), _elements(t)) for t in tensors]
+    if len(rows) > SHOWN:
+        others = rows[SHOWN - 1 :]
+        more = f"… and {len(others)} more (--json names them)"
+        rows[SHOWN - 1 :] = [(more, "", "", sum(row[-1] for row in others))]
+    total = ("all", "", f"{len(tensors)} tensors", sum(map(_elements, tensors)))
+    output.table(
+        ("trainable parameter", "dtype", "shape", "elements"),
+        [(*cells, f"{elements:,}") for *cells, elements in [*rows, total]],
+        right=("elements",),
+    )
+
+
+def _elements(tensor: Tensor) -> int:
+    return math.prod(dim for dim in tensor.shape or () if isinstance(dim, int))
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown}, … ({len(names)} in all)"
 
 
 def _print_constants(found: Inspection) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 #: widths that no table reaches: where there is no terminal, nothing is wrapped or cut
@@ -90,3 +90,18 @@ def busy(text: str) -> contextlib.AbstractContextManager[object]:
     from rich.console import Console
 
     return Console(stderr=True, markup=False).status(printable(text))
+
+
+@contextlib.contextmanager
+def progress(text: str) -> Iterator[Callable[[int, int], object] | None]:
+    """A bar on stderr, which is told how many of how many are done; none where no one watches."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(escape(printable(text)), total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

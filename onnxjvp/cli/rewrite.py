@@ -3,13 +3,16 @@
 # ruff: noqa: PLC0415  (ONNX is imported where it is used, so that --help is fast)
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxjvp.cli import output
+from onnxjvp.cli.added import describe, print_added
+from onnxjvp.cli.choices import Emit, Layout, Method, Mode, Names, Target
+from onnxjvp.cli.emits import CASADI, Request
 from onnxjvp.cli.files import AllowLinks, check_output, sizes
 from onnxjvp.cli.verify import print_report
 from onnxjvp.errors import UsageError
@@ -17,30 +20,6 @@ from onnxjvp.errors import UsageError
 if TYPE_CHECKING:
     from onnxjvp.rewrite import Rewritten
     from onnxjvp.verification import Report
-
-_FORMS = {"jvp": "J u", "u": "f_x(u)", "0": "f_x(0)", "s": "f_x(x - u)"}
-
-
-class Emit(str, Enum):
-    """What the new model computes."""
-
-    CLONE = "clone"
-    JVP = "jvp"
-
-
-class Layout(str, Enum):
-    """How a clone runs its lanes."""
-
-    AUTO = "auto"
-    STACKED = "stacked"
-    SPLIT = "split"
-
-
-class Method(str, Enum):
-    """Which lanes a clone runs."""
-
-    LANES = "lanes"
-    SUBSTITUTE = "substitute"
 
 
 def rewrite(
@@ -50,24 +29,72 @@ def rewrite(
         typer.Option("-o", "--output", help="File to write [default: MODEL.EMIT.onnx, beside it]."),
     ] = None,
     emit: Annotated[
-        Emit, typer.Option(help="clone: f_x(u), f_x(0) and J u; jvp: J u alone.")
-    ] = Emit.CLONE,
+        Emit | None, typer.Option(help="What the new model computes, see above [default: clone].")
+    ] = None,
     wrt: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Input to differentiate in [default: all float ones]."),
+        typer.Option(
+            metavar="NAME",
+            help="What to differentiate in: float inputs, parameters, inner values, patterns such "
+            "as 'conv*.weight', or params for every trainable parameter [default: all float "
+            "inputs].",
+        ),
     ] = None,
     outputs: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Output to differentiate [default: all that can be]."),
     ] = None,
+    directions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K",
+            help="So many directions (vjp: cotangents) at once, or a name for a dynamic number: "
+            "directions and results are [K, ...] [default: one, without that axis].",
+        ),
+    ] = None,
+    direction: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE.npy",
+            help="clone, jvp: a direction that goes into the file, instead of an input for it.",
+        ),
+    ] = None,
+    select: Annotated[
+        str | None,
+        typer.Option(metavar="'y[:, 3]'", help="grad, hvp: elements of an output to add up."),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="grad, hvp: sum, squared_norm, squared_error or cross_entropy of an output; ggn: "
+            "squared_error (its default) or cross_entropy.",
+        ),
+    ] = None,
+    mode: Annotated[
+        Mode | None,
+        typer.Option(help="jacobian: along variables, or along outputs [default: auto]."),
+    ] = None,
     layout: Annotated[
         Layout | None,
-        typer.Option(help="Of a clone: three streams, or one tripled batch [default: auto]."),
+        typer.Option(help="clone: three streams, or one tripled batch [default: auto]."),
     ] = None,
     method: Annotated[
         Method | None,
-        typer.Option(help="Of a clone: run u and 0, or x - u alone [default: lanes]."),
+        typer.Option(help="clone: run u and 0, or x - u alone [default: lanes]."),
     ] = None,
+    target: Annotated[
+        Target | None,
+        typer.Option(help="The runtime to write for [default: portable, for all of them]."),
+    ] = None,
+    names: Annotated[
+        Names | None,
+        typer.Option(help="casadi: four files with CasADi's names and matrices; needs -o."),
+    ] = None,
+    no_second_order: Annotated[
+        bool,
+        typer.Option("--no-second-order", help="casadi: three files, without that for Hessians."),
+    ] = False,
     opset: Annotated[
         int | None, typer.Option(help="Opset to write [default: the model's, at least 18].")
     ] = None,
@@ -79,98 +106,111 @@ def rewrite(
     ] = False,
     dim: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SIZE", help="With --check: size of a dynamic dimension."),
+        typer.Option(
+            metavar="NAME=SIZE", help="With --check or casadi: size of a dynamic dimension."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Make a model that also computes Jacobian-vector products.
+    """Make a model that also computes derivatives.
 
-    The new model is an ordinary ONNX file with an input NAME_u, the direction, for every variable
-    and the outputs listed when it is written. Nothing is written if anything is wrong.
+    The new model is an ordinary ONNX file with the inputs and outputs of the old one, and those
+    listed when it is written. Nothing is written if anything is wrong. With x the variables, u a
+    direction, v a cotangent and J the Jacobian of the outputs, --emit is one of
+
+    \b
+      clone      f_x(u), f_x(0) and J u: the network frozen at x
+      jvp        J u
+      vjp        J^T v
+      grad       the gradient of one number: an output, --select or --loss
+      jacobian   J itself, and f_x(0)
+      linearize  f(x) with what J needs of it; J u; J^T v: files OUT.primal.onnx and so on
+      hvp        H u, the Hessian of that number times a direction
+      ggn        G u, the Gauss-Newton matrix times a direction
 
     \b
     Examples:
       onnxjvp rewrite models/digits_cnn.onnx --check
-      onnxjvp rewrite models/digits_cnn.onnx --emit jvp -o /tmp/cnn.jvp.onnx
-      onnxjvp rewrite models/digits_cnn.onnx --layout stacked --wrt image --force
+      onnxjvp rewrite models/digits_cnn.onnx --emit jvp --wrt 'head.*' --directions K
+      onnxjvp rewrite models/digits_cnn.onnx --emit grad --wrt params --loss cross_entropy
+      onnxjvp rewrite models/wine_mlp.onnx --emit jacobian --outputs probabilities
+      onnxjvp rewrite models/diabetes_mlp.onnx --names casadi --dim batch=1 -o f.onnx
     """
-    if emit is Emit.JVP and (layout is not None or method is not None):
-        option = "--layout" if layout is not None else "--method"
+    if names and emit:
+        raise UsageError("--names casadi makes files of its own; leave --emit out")
+    if dim and not (check or names):
         raise UsageError(
-            f"{option} is a choice between clones, and --emit jvp makes none; leave {option} out, "
-            "or pass --emit clone"
+            "--dim gives sizes to --check and to --names casadi; pass one of them, or leave --dim "
+            "out"
         )
-    if dim and not check:
-        raise UsageError("--dim sizes the inputs of --check; pass --check, or leave --dim out")
+    options = {
+        "--outputs": outputs,
+        "--directions": directions,
+        "--direction": direction,
+        "--select": select,
+        "--loss": loss,
+        "--mode": mode and mode.value,
+        "--layout": layout and layout.value,
+        "--method": method and method.value,
+        "--target": target and target.value,
+        "--no-second-order": False if no_second_order else None,
+        "--dim": dim if names else None,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    kind = CASADI if names else (emit or Emit.CLONE).value
+    request = Request(model, kind, wrt, given, out, opset, allow_links)
+    if check:
+        request.check_verifiable()
     known = sizes(dim or ())
-    path = out if out is not None else model.with_name(f"{model.stem}.{emit.value}.onnx")
-    check_output(path, force=force)
+    paths = request.paths()
+    for path in paths.values():
+        check_output(path, force=force)
     with output.busy("loading onnx"):
-        from onnxjvp.rewrite import clone, jvp
+        import onnxjvp.rewrite  # noqa: F401
     with output.busy(f"rewriting {model}"):
-        if emit is Emit.JVP:
-            made = jvp(model, wrt, outputs, opset=opset, links=allow_links)
-        else:
-            made = clone(
-                model,
-                wrt,
-                outputs,
-                layout=(layout or Layout.AUTO).value,
-                method=(method or Method.LANES).value,
-                opset=opset,
-                links=allow_links,
-            )
-    report = _verified(model, made, allow_links, known) if check else None
+        made = request.make()
+    report = _verified(model, made[""], allow_links, known) if check else None
     passed = report is None or report.passed
     if passed:
-        with output.busy(f"writing {path}"):
-            made.save(path, force=force)
+        with output.busy("writing"):
+            request.save(made, force=force)
+    written = {str(paths[part]): rewritten for part, rewritten in made.items()}
     if as_json:
-        content = {**made.report, **made.names, "check": report and report.to_dict()}
-        output.print_json({"model": str(model), "output": str(path), "written": passed, **content})
+        output.print_json(_content(model, written, report))
     else:
-        _print(made)
-        if report is not None:
-            output.line()
-            print_report(report)
-        output.line()
-        output.line(f"wrote {path}" if passed else f"wrote nothing to {path}: the check failed")
+        _print(written, report)
     if not passed:
         raise typer.Exit(1)
 
 
-def _verified(
-    model: Path, made: Rewritten, links: Path | None, dims: dict[str, int] | None
-) -> Report:
+def _verified(model: Path, made: Rewritten, links: Path | None, dims: dict[str, int]) -> Report:
     from onnxjvp.verification import verify
 
     with output.busy(f"verifying {model}"):
         return verify(model, made, links=links, dims=dims)
 
 
-def _print(made: Rewritten) -> None:
-    from onnxjvp.inspection import Tensor
+def _content(
+    model: Path, made: Mapping[str, Rewritten], report: Report | None
+) -> dict[str, object]:
+    """What --json prints: of several files, a list."""
+    files = [{"output": path, **one.report, **one.names} for path, one in made.items()]
+    return {
+        "model": str(model),
+        "written": report is None or report.passed,
+        **(files[0] if len(files) == 1 else {"files": files}),
+        "check": report and report.to_dict(),
+    }
 
-    report = made.report
-    ends = {v.name: v for v in (*made.model.graph.inputs, *made.model.graph.outputs)}
 
-    def row(what: str, name: str, meaning: str) -> tuple[str, ...]:
-        tensor = Tensor.of(ends[name])
-        return what, name, meaning, tensor.dtype, output.dims(tensor.shape)
-
-    rows = [row("input", seed, f"direction u of {x}") for x, seed in made.names["seeds"].items()]
-    rows += [
-        row("output", name, f"{_FORMS[form]} of {y}")
-        for y, forms in made.names["results"].items()
-        for form, name in forms.items()
-    ]
-    output.table(("added", "name", "what it is", "dtype", "shape"), rows)
+def _print(made: Mapping[str, Rewritten], report: Report | None) -> None:
+    print_added({Path(path).name: one for path, one in made.items()})
     output.line()
-    raised = f" (raised from {report['raised_from']})" if report["raised_from"] else ""
-    output.line(f"emit {report['emit']}, layout {report['layout']}, method {report['method']}")
-    output.line(f"opset {report['opset']}{raised}")
-    output.line(f"nodes {report['nodes_before']} before, {report['nodes_after']} after")
-    for name, reason in report["excluded"].items():
-        output.line(f"excluded: output {name}: {reason}")
-    for cut in report["cuts"]:
-        output.line(f"derivative of zero on a live path: {cut}")
+    describe(list(made.values()))
+    if report is not None:
+        output.line()
+        print_report(report)
+    output.line()
+    failed = report is not None and not report.passed
+    for path in made:
+        output.line(f"wrote nothing to {path}: the check failed" if failed else f"wrote {path}")

@@ -23,11 +23,16 @@ def verify(
     seed: Annotated[int, typer.Option(min=0, help="Of the inputs and directions drawn.")] = 0,
     inputs: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Arrays for the model's inputs [default: drawn]."),
+        typer.Option(
+            metavar="FILE.npz",
+            help="Arrays for the model's inputs, targets and labels [default: drawn].",
+        ),
     ] = None,
     dim: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SIZE", help="Size of a dynamic dimension of drawn inputs."),
+        typer.Option(
+            metavar="NAME=SIZE", help="Size of a dynamic dimension, as far as it is drawn."
+        ),
     ] = None,
     provider: Annotated[
         str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
@@ -37,9 +42,10 @@ def verify(
 ) -> None:
     """Check a rewritten model against its original, by numbers alone.
 
-    f(x) must be unchanged, J u must agree with differences in float64 and be linear in u, and a
-    clone must be affine. Exit code 1 if a check fails. Where the model cannot be evaluated in
-    float64 the table says "no oracle".
+    f(x) must be unchanged, every product must agree with differences of the original in float64
+    and be linear in its direction, and a clone must be affine; each row of the table is one check.
+    Exit code 1 if one fails. Where the model cannot be evaluated in float64 the table says "no
+    oracle".
 
     \b
     Examples:

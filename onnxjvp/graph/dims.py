@@ -106,6 +106,11 @@ def broadcast(first: Dim, second: Dim) -> Dim:
 _met: dict[Dim, frozenset[Dim]] = {}
 
 
+def met(dim: Dim) -> frozenset[Dim]:
+    """The sizes whose broadcast a symbol stands for; none if it is no such symbol."""
+    return _met.get(dim, frozenset())
+
+
 @functools.cache
 def _larger(sizes: frozenset[Dim]) -> Dim:
     """Whichever of several sizes is not 1: one symbol, whenever and however these meet."""

@@ -19,7 +19,7 @@ import onnx_ir.passes.common
 
 import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape functions)
 from onnxjvp.errors import InvalidModelError, UsageError
-from onnxjvp.graph import dims
+from onnxjvp.graph import branches, dims
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.opset import at_opset, opset_of, skeleton
 from onnxjvp.graph.regions import captured
@@ -76,6 +76,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
         ) from error
     _inline(working)
     _drop_default_inputs(working)
+    branches.normalise(working)
     before = opset_of(working)
     working = at_opset(working, opset)
     _expose_dropout_masks(working)
@@ -318,24 +319,32 @@ def _infer(model: ir.Model) -> Shapes:
         elif value.shape is not None:
             value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
     for node in model.graph:
-        for output in node.outputs:
-            _declare(output, inferred.get(output.name or ""))
-        if node.op_type == "Constant" and (array := constant(node.outputs[0])) is not None:
-            shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
-            continue
-        declared = [output.shape for output in node.outputs]
-        try:
-            shapes.infer(node)
-        except BAD_NODE as error:
-            shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
-            raise InvalidModelError(
-                f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "
-                f"{error}. Export the model again, or repair it"
-            ) from error
-        for output, shape in zip(node.outputs, declared, strict=True):
-            # what a file says of its shapes is not always true: it serves only where ours end
-            output.shape = shape if output.shape is None else output.shape
+        _infer_node(shapes, node, inferred)
     return shapes
+
+
+def _infer_node(shapes: Shapes, node: ir.Node, inferred: Types) -> None:
+    for output in node.outputs:
+        _declare(output, inferred.get(output.name or ""))
+    if branches.is_if(node):
+        for body in branches.bodies(node):
+            for inner in body:
+                _infer_node(shapes, inner, inferred)
+    if node.op_type == "Constant" and (array := constant(node.outputs[0])) is not None:
+        shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
+        return
+    declared = [output.shape for output in node.outputs]
+    try:
+        shapes.infer(node)
+    except BAD_NODE as error:
+        shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
+        raise InvalidModelError(
+            f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "
+            f"{error}. Export the model again, or repair it"
+        ) from error
+    for output, shape in zip(node.outputs, declared, strict=True):
+        # what a file says of its shapes is not always true: it serves only where ours end
+        output.shape = shape if output.shape is None else output.shape
 
 
 def _inferred_types(model: ir.Model) -> dict[str, onnx.TypeProto]:

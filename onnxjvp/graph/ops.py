@@ -273,6 +273,8 @@ class Sizes:
             if dim in self._places:
                 value, axis = self._places[dim]
                 self._read[dim] = self._op.Shape(value, start=axis, end=axis + 1)
+            elif parts := sorted(dims.met(dim), key=str):
+                self._read[dim] = functools.reduce(self._broadcast, map(self._size, parts))
             else:
                 self._read[dim] = self._evaluated(dims.expression(dim))
         return self._read[dim]
@@ -292,6 +294,9 @@ class Sizes:
             for axis, dim in enumerate(() if value.shape is None else value.shape.dims):
                 if not isinstance(dim, int) and value.name:
                     self._places.setdefault(dim, (value, axis))
+
+    def _broadcast(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        return self._op.Where(self._op.Equal(a, self._op.ints([1])), b, a)
 
     def _evaluated(self, expression: sympy.Expr) -> ir.Value:
         """A sum or product of sizes that can be read."""

@@ -85,8 +85,8 @@ def of_node(node: ir.Node) -> Region:
     return Region(op_type, (node,), inputs, tuple(node.outputs), node.domain, node.attributes)
 
 
-def regions(graph: ir.Graph, keep: Collection[ir.Value] = ()) -> list[Region]:
-    """The graph's nodes in order, with every recognised group as one region at its last node.
+def regions(graph: Iterable[ir.Node], keep: Collection[ir.Value] = ()) -> list[Region]:
+    """A graph's nodes in order, with every recognised group as one region at its last node.
 
     Args:
       keep: values that must not disappear inside a group, because something happens at them.

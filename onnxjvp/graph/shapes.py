@@ -7,7 +7,7 @@ dimensions have a function in `shape_functions/`, and onnx's own inference does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -94,7 +94,8 @@ class Shapes:
 
     def infer(self, node: ir.Node) -> None:
         """Give every output of a node its dtype and dimensions, if they can be known."""
-        known = all(v is None or v.shape is not None for v in node.inputs)
+        # an If reads its operands inside its bodies only
+        known = node.op_type == "If" or all(v is None or v.shape is not None for v in node.inputs)
         prefix = f"{node.domain}::" if node.domain else ""
         function = FUNCTIONS.get(prefix + node.op_type)
         if known and function is not None:
@@ -117,6 +118,12 @@ class Shapes:
             if value is not None and value.name and ints is not None and value.dtype is not None:
                 array = np.array(ints, value.dtype.numpy()).reshape(dims.static(value) or ())
                 data[value.name] = onnx.numpy_helper.from_array(array)
+        symbols = {
+            dim.value: dim
+            for value in _operands(node)
+            for dim in (value.shape or ())
+            if not isinstance(dim, int) and dim.value is not None
+        }
         opsets = [onnx.helper.make_opsetid(d, v) for d, v in self.opset_imports.items()]
         try:
             found = onnx.shape_inference.infer_node_outputs(
@@ -126,7 +133,7 @@ class Shapes:
             return  # the shape stays unknown; whoever needs it refuses the node by name
         for output in node.outputs:
             if output.name in found and found[output.name].HasField("tensor_type"):
-                _read_type(output, found[output.name].tensor_type)
+                _read_type(output, found[output.name].tensor_type, symbols)
 
 
 def _operands(node: ir.Node) -> list[ir.Value]:
@@ -162,7 +169,8 @@ def _type_proto(value: ir.Value) -> onnx.TypeProto:
     return proto
 
 
-def _read_type(value: ir.Value, proto: onnx.TypeProto.Tensor) -> None:
+def _read_type(value: ir.Value, proto: onnx.TypeProto.Tensor, symbols: Mapping[str, Dim]) -> None:
+    """What onnx infers; a symbol that it passes on is the operand's own."""
     if value.dtype is None:
         value.dtype = ir.DataType(proto.elem_type)
     if not proto.HasField("shape"):
@@ -172,7 +180,7 @@ def _read_type(value: ir.Value, proto: onnx.TypeProto.Tensor) -> None:
         if entry.HasField("dim_value"):
             found.append(entry.dim_value)
         else:
-            found.append(ir.SymbolicDim(entry.dim_param or None))
+            found.append(symbols.get(entry.dim_param) or ir.SymbolicDim(None))
     if value.shape is not None and len(value.shape) == len(found):
         found = [
             old if not isinstance(new, int) and _is_usable(old) else new

@@ -30,6 +30,16 @@ RANDOM = {
 }
 
 
+#: operators whose results are numbers that they were given, or the negatives of such
+_EXACT = {
+    *("Abs", "Cast", "CastLike", "Compress", "Concat", "Constant", "ConstantOfShape"),
+    *("DepthToSpace", "Expand", "Flatten", "Gather", "GatherElements", "GatherND"),
+    *("GlobalMaxPool", "Identity", "Max", "MaxPool", "Min", "Neg", "Pad", "ReduceMax"),
+    *("ReduceMin", "Relu", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze", "Tile"),
+    *("TopK", "Transpose", "Unsqueeze", "Where"),
+}
+
+
 class NoOracleError(OnnxJvpError):
     """The model cannot be evaluated in float64; the message is the reason, without a full stop."""
 
@@ -71,30 +81,39 @@ class Evaluator:
         feeds: Mapping[str, Array],
         outputs: Sequence[str] | None = None,
         *,
+        added: Mapping[str, Array] | None = None,
         noise: float = 0.0,
+        inside: bool = False,
     ) -> dict[str, Array]:
         """Outputs in float64.
 
         Args:
           feeds: arrays for the inputs, widened as needed. A parameter or a value inside the
             model that is fed too keeps what it is fed.
-          outputs: names of the values wanted; None means all outputs.
+          outputs: names of the values wanted, of any value; None means all outputs. Nodes that
+            none of them needs are not run.
+          added: arrays by which values of the model differ from what feeds, parameters or nodes
+            make them; a value inside is moved on top of what reaches it.
           noise: relative error given to every number of the inputs and large parameters, at
             random: how a runtime of that precision may see the model.
+          inside: give it to the results of all nodes too, but of those that round nothing: how
+            such a runtime may compute it.
         Raises:
-          NoOracleError: an operator's implementation failed.
+          NoOracleError: an operator's implementation failed, or there is no value of a name.
         """
         wanted = list(self.outputs if outputs is None else outputs)
         values = self._weights | {name: widened(array) for name, array in feeds.items()}
+        rng = np.random.default_rng(0)
         if noise:
-            rng = np.random.default_rng(0)
             values = {name: _noisy(array, noise, rng) for name, array in values.items()}
         with np.errstate(all="ignore"):
-            return dict(zip(wanted, self._interpreter.run(wanted, values), strict=True))
+            rounded = (noise, rng) if noise and inside else None
+            found = self._interpreter.run(wanted, values, added=added, rounded=rounded)
+        return dict(zip(wanted, found, strict=True))
 
 
-def _noisy(array: Array, noise: float, rng: np.random.Generator) -> Array:
-    if array.dtype.kind != "f":
+def _noisy(array: Any, noise: float, rng: np.random.Generator) -> Any:
+    if not isinstance(array, np.ndarray | np.floating) or array.dtype.kind != "f":
         return array
     return array * (1.0 + noise * rng.uniform(-1.0, 1.0, array.shape))
 
@@ -144,25 +163,25 @@ class _Interpreter(ReferenceEvaluator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        last: dict[str, int] = {}
-        for i, node in enumerate(self.rt_nodes_):
-            last.update(dict.fromkeys((*node.output, *_read(node.onnx_node)), i))
-        kept = {"", *self.output_names_}
-        self._dead: list[list[str]] = [[] for _ in self.rt_nodes_]
-        for name, i in last.items():
-            if name not in kept:
-                self._dead[i].append(name)
+        self._plans: dict[tuple[str, ...], list[tuple[Any, list[str]]]] = {}
 
     def run(  # type: ignore[override]  # the parameters that follow differ between versions of onnx
         self,
         output_names: Sequence[str] | None,
         feed_inputs: Mapping[str, Any],
         attributes: Mapping[str, Any] | None = None,
+        added: Mapping[str, Array] | None = None,
+        rounded: tuple[float, np.random.Generator] | None = None,
         **_: Any,
     ) -> list[Any]:
-        wanted = self.output_names_ if output_names is None else output_names
+        wanted = tuple(self.output_names_ if output_names is None else output_names)
         values: dict[str, Any] = {"": None, **self.rt_inits_, **feed_inputs}
-        for node, dead in zip(self.rt_nodes_, self._dead, strict=True):
+        added = added or {}
+        made = {name for node in self.rt_nodes_ for name in node.output}
+        _check_known([name for name in added if name not in values and name not in made])
+        for name in added.keys() & values.keys():
+            values[name] = values[name] + added[name]
+        for node, dead in self._plan(wanted):
             extra: dict[str, Any] = {}
             if node.has_linked_attribute and attributes:
                 extra["linked_attributes"] = attributes
@@ -172,14 +191,35 @@ class _Interpreter(ReferenceEvaluator):
                 results = node.run(*(values[name] for name in node.input), **extra)
             except _FAILURES as error:
                 raise NoOracleError(f"{node.op_type} cannot be run in float64: {error}") from error
+            if rounded is not None and node.op_type not in _EXACT:
+                results = [_noisy(result, *rounded) for result in results]
             for name, result in zip(node.output, results, strict=False):
-                values.setdefault(name, result)  # what is fed stays
+                if name not in values:  # what is fed stays
+                    values[name] = result + added[name] if name in added else result
             for name in dead:
-                if name not in wanted:
-                    values.pop(name, None)
-        if missing := [name for name in wanted if name not in values]:
-            raise NoOracleError(f"the model has no value {', '.join(missing)}")
+                values.pop(name, None)
+        _check_known([name for name in wanted if name not in values])
         return [values[name] for name in wanted]
+
+    def _plan(self, wanted: tuple[str, ...]) -> list[tuple[Any, list[str]]]:
+        """The nodes that lead to some values, and after each the values that are dead by then."""
+        if wanted not in self._plans:
+            needed, last, plan = set(wanted), {"", *wanted}, []
+            for node in reversed(self.rt_nodes_):
+                if needed.isdisjoint(node.output):
+                    continue
+                read = dict.fromkeys(_read(node.onnx_node))
+                needed.update(read)
+                touched = dict.fromkeys((*node.output, *read))
+                plan.append((node, [name for name in touched if name not in last]))
+                last.update(touched)
+            self._plans[wanted] = plan[::-1]
+        return self._plans[wanted]
+
+
+def _check_known(missing: Sequence[str]) -> None:
+    if missing:
+        raise NoOracleError(f"the model has no value {', '.join(missing)}")
 
 
 def _read(node: NodeProto) -> Iterator[str]:

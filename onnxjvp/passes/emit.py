@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -16,6 +16,8 @@ from onnxjvp.graph.regions import captured
 
 #: the newest IR version that released runtimes read
 NEWEST_IR_VERSION = 13
+#: operators whose results have sizes that onnxruntime's inference does not follow
+LOSING_SHAPES = frozenset("Reshape Expand Pad Slice Split ConvTranspose ScatterElements Tile".split())
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) 
         graph.inputs.append(seed.value)
     _remove_dead(graph, results)
     _name_recorded(graph, prefix)
-    _forget_inferred(graph, results)
+    recorded = {v for n in op.nodes for v in n.outputs}
+    _forget_inferred(graph, results, recorded)
     for end, value in zip((*seeds, *outputs), (*(s.value for s in seeds), *results), strict=True):
         _rename(graph, value, end.name, prefix)
         value.shape = end.declared or (None if value.shape is None else _writable(value.shape))
@@ -128,11 +131,22 @@ def _rename(graph: ir.Graph, value: ir.Value, name: str, prefix: str) -> None:
     value.name = name
 
 
-def _forget_inferred(graph: ir.Graph, results: Sequence[ir.Value]) -> None:
-    """Inside, types are the runtime's to infer; those of foreign operators it may need told."""
+def _forget_inferred(
+    graph: ir.Graph, results: Sequence[ir.Value], recorded: Collection[ir.Value]
+) -> None:
+    """Inside the model, types are the runtime's to infer; those of foreign operators it may need.
+
+    What was recorded says its shape where a runtime would lose count of it: behind a Reshape, say,
+    where two values that a product meets would no longer be known to have one shape.
+    """
     for value in (v for n in graph for v in n.outputs if v not in results):
         producer = value.producer()
-        if producer is not None and not producer.domain:
+        named = value.shape is not None and all(map(dims.is_named, value.shape.dims))
+        if value in recorded and named and producer is not None:
+            if producer.op_type in LOSING_SHAPES:
+                continue
+            value.type, value.shape = None, None
+        elif producer is not None and not producer.domain:
             value.type, value.shape = None, None
         elif value.shape is not None:
             value.shape = _writable(value.shape)

@@ -15,6 +15,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,18 +27,16 @@ import onnx_ir as ir
 from onnxjvp._version import __version__
 from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph import dims as dimensions
-from onnxjvp.graph.load import AnyModel, Source, load
+from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.ops import Ops
-from onnxjvp.graph.parameters import is_float, variables
-from onnxjvp.graph.save import INLINE_LIMIT
+from onnxjvp.graph.opset import opset_of
+from onnxjvp.graph.parameters import is_float
+from onnxjvp.graph.wire import stream
 from onnxjvp.passes.emit import End, emit
+from onnxjvp.rewrite.casadi_model import ADJ, FWD, FWD_ADJ, prepared
 from onnxjvp.rewrite.products import jvp, vjp
 from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
 
-#: what the names of CasADi's files and tensors start with, in the order of application
-FWD, ADJ, FWD_ADJ = "fwd_", "adj_", "fwd_adj_"
-#: prefixes that mean a derivative, so that no tensor of the model itself may have one
-_RESERVED = (FWD, ADJ, "out_", "jac_")
 #: names of the numbers of directions; CasADi binds the first two to exactly these numbers
 NFWD, NADJ, NFWD_NADJ = "nfwd", "nadj", "nfwd_nadj"
 
@@ -76,51 +77,120 @@ def casadi_family(
     Cost: as `jvp` and `vjp` with K directions; "fwd_adj_" about 5 forward passes for one direction.
     Source: CasADi 3.8, the docstring of GraphBuilder.create.
     """
-    primal = _prepared(model, wrt, outputs, dims or {}, opset, links)
-    _check_names(primal)
+    primal, raised_from = prepared(model, wrt, outputs, dims or {}, opset, links)
     xs = [str(v.name) for v in primal.graph.inputs if is_float(v)]
+    ys = [str(v.name) for v in primal.graph.outputs]
     forwards = jvp(primal, xs, directions=NFWD)
     backwards = vjp(primal, xs, cotangents=NADJ)
-    ys = [str(v.name) for v in primal.graph.outputs]
+    about = {
+        "wrt": xs,
+        "outputs": ys,
+        "excluded": _zeros(forwards, backwards),
+        "raised_from": raised_from,
+        "opset": opset_of(primal),
+        "cuts": forwards.report["cuts"],
+        "nodes_before": len(primal.graph),
+    }
     family = {
-        "": _described(primal, "", {}, {}, {}),
-        FWD: _forwards(forwards, xs, ys),
-        ADJ: _backwards(backwards, xs, ys),
+        "": _described(primal, "", about, {"seeds": {}, "cotangents": {}, "results": {}}),
+        FWD: _forwards(forwards, about),
+        ADJ: _backwards(backwards, about),
     }
     if second_order:
-        family[FWD_ADJ] = _forwards_over_backwards(backwards, xs, ys)
+        family[FWD_ADJ] = _forwards_over_backwards(backwards, about)
     return family
 
 
-def _forwards(forwards: Rewritten, xs: Sequence[str], ys: Sequence[str]) -> Rewritten:
+def _zeros(*products: Rewritten) -> dict[str, str]:
+    """Inputs and outputs whose derivatives are zero, and why."""
+    return {
+        name: f"{reason}; its derivatives are written as zeros"
+        for product in products
+        for name, reason in product.report["excluded"].items()
+    }
+
+
+def save_casadi(
+    family: Mapping[str, Rewritten], path: str | os.PathLike[str], *, force: bool = False
+) -> list[Path]:
+    """Write the files of `casadi_family`: f.onnx, and fwd_f.onnx and so on beside it.
+
+    Args:
+      path: where f goes. All files are complete before the first one gets its name.
+      force: replace files of these names.
+    Returns:
+      The paths, in the order of the family.
+    Raises:
+      UsageError: a file exists and `force` is false, the place cannot be written, or the folder
+        holds another derivative of the same name (jac_f.onnx, say), which CasADi would read as one
+        of this model; nothing is written then.
+    """
+    path = Path(path)
+    finals = [path.with_name(prefix + path.name) for prefix in family]
+    _check_places(path, finals, force)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            written = [Path(folder) / final.name for final in finals]
+            for file, rewritten in zip(written, family.values(), strict=True):
+                with file.open("wb") as stream_to:
+                    stream(rewritten.model, stream_to)
+            for file, final in zip(written, finals, strict=True):
+                file.replace(final)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(
+            f"{str(path)!r} and the files beside it cannot be written: {reason}. Choose "
+            "another place"
+        ) from error
+    return finals
+
+
+def _check_places(path: Path, finals: Sequence[Path], force: bool) -> None:
+    if folder := next((f for f in finals if f.is_dir()), None):
+        raise UsageError(f"{str(folder)!r} is a folder; give a file name ending in .onnx")
+    existing = [f for f in finals if f.exists()]
+    if existing and not force:
+        raise UsageError(
+            f"{', '.join(repr(str(f)) for f in existing)} exists; pass --force to replace it, or "
+            "-o another name"
+        )
+    derivative = re.compile(rf"((fwd|adj|jac)\d*_)+{re.escape(path.name)}")
+    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    strangers = [f for f in beside if derivative.fullmatch(f.name) and f not in finals]
+    if strangers:
+        raise UsageError(
+            f"{', '.join(repr(str(f)) for f in strangers)}: CasADi would read it as a derivative "
+            "of the new model; remove it, or choose another name or folder"
+        )
+
+
+def _forwards(forwards: Rewritten, about: Mapping[str, Any]) -> Rewritten:
     seeds, results = forwards.names["seeds"], forwards.names["results"]
-    ends = _Boundary(forwards)
-    for x in xs:
+    ends = _Boundary(forwards, about)
+    for x in about["wrt"]:
         ends.take(FWD + x, x, seeds[x], NFWD)
-    for y in ys:
+    for y in about["outputs"]:
         ends.give(FWD + y, y, results.get(y, {}).get("jvp"), NFWD)
     return ends.finish(FWD)
 
 
-def _backwards(backwards: Rewritten, xs: Sequence[str], ys: Sequence[str]) -> Rewritten:
+def _backwards(backwards: Rewritten, about: Mapping[str, Any]) -> Rewritten:
     cotangents, results = backwards.names["cotangents"], backwards.names["results"]
-    ends = _Boundary(backwards)
-    for y in ys:
+    ends = _Boundary(backwards, about)
+    for y in about["outputs"]:
         ends.take(ADJ + y, y, cotangents.get(y), NADJ)
-    for x in xs:
+    for x in about["wrt"]:
         ends.give(ADJ + x, x, results.get(x, {}).get("vjp"), NADJ)
     return ends.finish(ADJ)
 
 
-def _forwards_over_backwards(
-    backwards: Rewritten, xs: Sequence[str], ys: Sequence[str]
-) -> Rewritten:
+def _forwards_over_backwards(backwards: Rewritten, about: Mapping[str, Any]) -> Rewritten:
     """The forward derivative of the adjoint file, in the inputs and in the cotangents."""
     cotangents = backwards.names["cotangents"]
     found = {x: forms["vjp"] for x, forms in backwards.names["results"].items()}
     try:
         second = jvp(
-            backwards, [*xs, *cotangents.values()], list(found.values()), directions=NFWD
+            backwards, [*about["wrt"], *cotangents.values()], list(found.values()), directions=NFWD
         )
     except UnsupportedOpError as error:
         raise UnsupportedOpError(
@@ -130,14 +200,14 @@ def _forwards_over_backwards(
             error.nodes,
         ) from error
     seeds, results = second.names["seeds"], second.names["results"]
-    ends = _Boundary(second)
-    for y in ys:
+    ends = _Boundary(second, about)
+    for y in about["outputs"]:
         ends.take(ADJ + y, y, cotangents.get(y), NADJ)
-    for x in xs:
+    for x in about["wrt"]:
         ends.take(FWD + x, x, seeds[x], NFWD)
-    for y in ys:
+    for y in about["outputs"]:
         ends.take(FWD_ADJ + y, y, seeds.get(cotangents.get(y)), NFWD_NADJ)
-    for x in xs:
+    for x in about["wrt"]:
         ends.give(FWD_ADJ + x, x, results.get(found.get(x), {}).get("jvp"), NFWD_NADJ)
     return ends.finish(FWD_ADJ)
 
@@ -148,11 +218,13 @@ def _forwards_over_backwards(
 class _Boundary:
     """Turns the stacked seeds and results [K, *shape] of a model into CasADi's matrices."""
 
-    def __init__(self, stacked: Rewritten) -> None:
+    def __init__(self, stacked: Rewritten, about: Mapping[str, Any]) -> None:
+        self._about = about
         self._source = load(stacked.model)
         self._op = Ops(self._source.shapes, self._source.graph)
         self._inputs = {v.name: v for v in self._source.graph.inputs}
         self._outputs = {v.name: v for v in self._source.graph.outputs}
+        self._first = self._source.graph[0]
         self._seeds: list[End] = []
         self._results: list[End] = []
         #: how many directions there are, each as a tensor of one element
@@ -170,7 +242,10 @@ class _Boundary:
             name=f"?{name}", shape=_declared(rows, width, count), type=ir.TensorType(_dtype(value))
         )
         self._seeds.append(End(name, matrix, matrix.shape))
-        self._names["seeds" if name.startswith(FWD) else "cotangents"][of] = name
+        if name.startswith(FWD):
+            self._names["seeds"][name.removeprefix(FWD)] = name
+        else:
+            self._names["cotangents"][of] = name
         op = self._op
         columns = op.Reshape(matrix, op.ints([rows, -1, width]))
         values = op.Transpose(columns, perm=[1, 0, 2])
@@ -192,12 +267,11 @@ class _Boundary:
         columns = op.Transpose(op.Reshape(together, values), perm=[1, 0, 2])
         matrix = op.Reshape(columns, op.ints([rows, -1]))
         self._results.append(End(name, matrix, _declared(rows, width, count)))
-        form = name.removesuffix(of).rstrip("_")
-        self._names["results"].setdefault(of, {})[form] = name
+        self._names["results"][of] = {name.removesuffix(f"_{of}"): name}
 
     def finish(self, prefix: str) -> Rewritten:
         emitted = emit(self._source, self._op, self._seeds, self._results)
-        return _described(emitted, prefix, **self._names)
+        return _described(emitted, prefix, self._about, self._names)
 
     def _like(self, name: str) -> ir.Value:
         """The input or output of f: every stacked model still has it."""
@@ -214,7 +288,7 @@ class _Boundary:
         graph = self._source.graph
         graph.inputs.remove(old)
         ir.convenience.replace_all_uses_with(old, new)
-        graph.insert_before(graph[0], self._op.nodes)
+        graph.insert_before(self._first, self._op.nodes)
         self._op.nodes.clear()
 
 
@@ -240,169 +314,11 @@ def _dtype(value: ir.Value) -> ir.DataType:
 
 
 def _described(
-    model: ir.Model,
-    prefix: str,
-    seeds: Mapping[str, Any],
-    cotangents: Mapping[str, Any],
-    results: Mapping[str, Any],
+    model: ir.Model, prefix: str, about: Mapping[str, Any], names: Mapping[str, Any]
 ) -> Rewritten:
-    names = {"seeds": seeds, "cotangents": cotangents, "results": results}
-    report = {"emit": "casadi", "prefix": prefix, "nodes_after": len(model.graph)}
+    report = {"emit": "casadi", "prefix": prefix, **about, "nodes_after": len(model.graph)}
     model.metadata_props[METADATA_KEY] = json.dumps(
         {"version": __version__, **report, **names}, ensure_ascii=False
     )
     model.producer_name, model.producer_version = "onnxjvp", __version__
     return Rewritten(model, names, report)
-
-
-# -- the model itself --------------------------------------------------------------------------
-
-
-def _prepared(
-    model: AnyModel | Rewritten,
-    wrt: Sequence[str] | None,
-    outputs: Sequence[str] | None,
-    sizes: Mapping[str, int],
-    opset: int | None,
-    links: Path | None,
-) -> ir.Model:
-    """f: static shapes, the outputs that are wanted, parameters in `wrt` as inputs, no files."""
-    given = model.model if isinstance(model, Rewritten) else model
-    source = load(given, opset=opset, links=links)
-    _drop_defaults(source, wrt)
-    _fix_sizes(source, sizes)
-    _choose_outputs(source, outputs)
-    _add_parameters(source, wrt)
-    _take_in_weights(source.model)
-    for value in (v for node in source.graph for v in node.outputs):
-        value.shape = None  # in the sizes that there were before
-    source = load(source.model)
-    op = Ops(source.shapes, source.graph)
-    primal = emit(source, op, [], [End(y.name or "", y, None) for y in source.graph.outputs])
-    for value in (*primal.graph.inputs, *primal.graph.outputs):
-        _check_static(value)
-    return primal
-
-
-def _drop_defaults(source: Source, wrt: Sequence[str] | None) -> None:
-    """An input with a default that is not named keeps it: CasADi would ask for every input."""
-    for value in list(source.graph.inputs):
-        if value.name in source.graph.initializers and value.name not in (wrt or ()):
-            source.graph.inputs.remove(value)
-
-
-def _fix_sizes(source: Source, sizes: Mapping[str, int]) -> None:
-    symbols: dict[str, str] = {}  # as the caller calls them → as inference does
-    for value in source.graph.inputs:
-        for i, dim in enumerate(value.shape.dims if value.shape else ()):
-            if not isinstance(dim, int):
-                free = dim.free_symbols()
-                named = {s: s for s in free if not s.startswith("?")}
-                symbols.update(named or dict.fromkeys((f"{value.name}[{i}]",), *free))
-    known = ", ".join(map(repr, symbols)) or "none"
-    for name, size in sizes.items():
-        if name not in symbols:
-            raise UsageError(f"no input has a dimension {name!r} to be fixed; there are: {known}")
-        if size < 1:
-            raise UsageError(f"the dimension {name!r} cannot be {size}; give 1 or more")
-    missing = [name for name in symbols if name not in sizes]
-    if missing:
-        options = " ".join(f"--dim {name}=1" for name in missing)
-        raise UsageError(
-            f"the inputs have dynamic dimensions: {', '.join(map(repr, missing))}. CasADi takes "
-            f"one that nobody binds as 1 without a word; fix the sizes (dims={{{missing[0]!r}: 1}}, "
-            f"or {options})"
-        )
-    values = {symbols[name]: size for name, size in sizes.items()}
-    for value in source.graph.inputs:
-        if value.shape is not None:
-            fixed = [d if isinstance(d, int) else d.evaluate(values) for d in value.shape.dims]
-            value.shape = ir.Shape(fixed)
-
-
-def _choose_outputs(source: Source, names: Sequence[str] | None) -> None:
-    by_name = {v.name or "": v for v in source.graph.outputs}
-    unknown = [name for name in names or () if name not in by_name]
-    if unknown:
-        known = ", ".join(map(repr, by_name))
-        raise UsageError(f"the model has no output {unknown[0]!r}; there are: {known}")
-    chosen = [by_name[name] for name in dict.fromkeys(names or by_name)]
-    for y in chosen:
-        if not is_float(y):
-            dtype = "unknown" if y.dtype is None else str(y.dtype.numpy())
-            floats = ", ".join(repr(n) for n, v in by_name.items() if is_float(v)) or "none"
-            raise UsageError(
-                f"the output {y.name!r} is {dtype}, and CasADi needs the derivative of every "
-                f"output; choose outputs among the floats ({floats})"
-            )
-    source.graph.outputs.clear()
-    source.graph.outputs.extend(chosen)
-    for y in chosen:
-        y.shape = None  # inferred again, in the sizes that were fixed
-
-
-def _add_parameters(source: Source, wrt: Sequence[str] | None) -> None:
-    """Parameters in `wrt` become inputs; all float inputs have to be among `wrt`."""
-    if wrt is None:
-        variables(source, None)  # there is one
-        return
-    chosen = variables(source, wrt)
-    left_out = [v for v in source.inputs if is_float(v) and v not in chosen]
-    if left_out:
-        raise UsageError(
-            f"{', '.join(repr(v.name) for v in left_out)}: a float input without a derivative is "
-            "one whose derivative CasADi takes as zero without a word; differentiate in all float "
-            "inputs, or make those constants of the model"
-        )
-    graph = source.graph
-    for value in (v for v in chosen if v not in source.inputs):
-        tensor = ir.convenience.get_const_tensor(value)
-        if tensor is None:
-            raise UsageError(
-                f"{value.name!r} is computed inside the model; CasADi differentiates in inputs, and "
-                "only parameters can be made such"
-            )
-        node, name = value.producer(), value.name
-        graph.initializers.pop(name or "", None)
-        if value.is_graph_input():
-            value.const_value = None
-            continue
-        added = ir.Value(name=name, shape=tensor.shape, type=ir.TensorType(tensor.dtype))
-        ir.convenience.replace_all_uses_with(value, added)
-        if node is not None:
-            graph.remove(node)
-        graph.inputs.append(added)
-
-
-def _take_in_weights(model: ir.Model) -> None:
-    """Weights in external files into the model: CasADi hands the runtime the bytes of one file."""
-    values = [v for graph in model.graphs() for v in graph.initializers.values()]
-    tensors = [v.const_value for v in values if v.const_value is not None]
-    size = sum(tensor.nbytes for tensor in tensors)
-    if size > INLINE_LIMIT:
-        raise UsageError(
-            f"the model has {size / 1e9:.1f} GB of weights, and CasADi reads files that hold all "
-            f"their weights, which end at {INLINE_LIMIT / 1e9:.1f} GB; export a smaller model, or "
-            "one in half precision"
-        )
-    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors):
-        ir.external_data.load_to_model(model)
-
-
-def _check_names(model: ir.Model) -> None:
-    for value in (*model.graph.inputs, *model.graph.outputs):
-        if (value.name or "").startswith(_RESERVED):
-            raise UsageError(
-                f"the model's own tensor {value.name!r} has a name that CasADi reads as that of a "
-                f"derivative ({', '.join(_RESERVED)}); rename it"
-            )
-
-
-def _check_static(value: ir.Value) -> None:
-    shape = dimensions.static(value)
-    if shape is None or 0 in shape:
-        shown = "an unknown shape" if value.shape is None else f"the shape {value.shape}"
-        raise UsageError(
-            f"{value.name!r} has {shown}, and CasADi needs the sizes of every input and output, "
-            "none of them 0; export the model with fixed sizes, or leave that output out"
-        )

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.errors import UsageError
+from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.graph.ops import Ops
 from onnxjvp.passes.clone import replay
 from onnxjvp.passes.linearize import program_of
 from onnxjvp.passes.transpose import transpose
-from onnxjvp.rewrite.losses import scalar
+from onnxjvp.rewrite.losses import check_classes, scalar
 from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rewrite.task import Count, Task
 
@@ -30,6 +30,7 @@ def grad(
     loss: str | None = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes f(x) and the gradient of one number made of it.
 
@@ -47,7 +48,7 @@ def grad(
     Cost: about 2 to 3 forward passes at run time.
     Source: the transposed program on the cotangent 1.
     """
-    task = Task(model, wrt, opset=opset, links=links)
+    task = Task(model, wrt, opset=opset, links=links, target=target)
     value = scalar(task, output, select, loss)
     task.outputs = [value]
     backwards = transpose(task.op, task.linearize())
@@ -69,6 +70,7 @@ def hvp(
     directions: Count = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes the product of a scalar's Hessian with a direction.
 
@@ -81,24 +83,33 @@ def hvp(
     Cost: about 5 forward passes at run time.
     Source: jvp of the gradient, forward over reverse (Pearlmutter 1994).
     """
-    first = grad(model, wrt, output=output, select=select, loss=loss, opset=opset, links=links)
+    first = grad(
+        model, wrt, output=output, select=select, loss=loss, opset=opset, links=links, target=target
+    )
     grads = {x: forms["grad"] for x, forms in first.names["results"].items()}
-    task = Task(first, first.report["wrt"], list(grads.values()))
+    task = Task(first, first.report["wrt"], list(grads.values()), target=target)
+    task.nodes_before = first.report["nodes_before"]
     count = task.count(directions)
-    program = task.directed(task.linearize(), count)
+    try:
+        program = task.directed(task.linearize(), count)
+    except UnsupportedOpError as error:
+        if error.nodes:
+            raise
+        raise UnsupportedOpError(
+            f"the gradient of {first.report['loss_of']} is piecewise constant, so its Hessian is "
+            f"zero wherever it exists; choose a loss that is curved, such as squared_norm ({error})"
+        ) from error
     task.add_seeds(program.seeds, count)
     by_name = {v.name: v for v in task.variables}
+    for x, name in grads.items():
+        task.keep_result(by_name[x], "grad", name)
     variable_of = {grads[x]: by_name[x] for x in grads}
     for y, tangent in zip(task.outputs, program.outs, strict=True):
         assert tangent is not None
         task.add_result(variable_of[y.name or ""], "hvp", tangent, count)
-    return task.finish(
-        "hvp",
-        layout="tangent",
-        method="tangent",
-        directions=directions,
-        **{key: first.report[key] for key in ("loss", "loss_of", "raised_from")},
-    )
+    task.adopt(first.names)
+    kept = {key: first.report[key] for key in ("loss", "loss_of", "raised_from", "outputs")}
+    return task.finish("hvp", layout="tangent", method="tangent", directions=directions, **kept)
 
 
 def ggn(
@@ -110,6 +121,7 @@ def ggn(
     directions: Count = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes products with the generalised Gauss–Newton matrix, Jᵀ H J u.
 
@@ -129,7 +141,7 @@ def ggn(
         raise UsageError(
             f"there is no Gauss–Newton matrix for {loss!r}; choose {', '.join(CURVATURES)}"
         )
-    task = Task(model, wrt, outputs, opset=opset, links=links)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
     count = task.count(directions)
     op, forwards = task.op, task.linearize()
     backwards = transpose(op, forwards)
@@ -152,6 +164,7 @@ def _identity(_: Ops, __: ir.Value, tangent: ir.Value) -> ir.Value:
 
 def _softmax_covariance(op: Ops, y: ir.Value, tangent: ir.Value) -> ir.Value:
     """(diag(p) − p pᵀ) t along the last axis."""
+    check_classes(y)
     p = op.Softmax(y, axis=-1)
     weighted = op.Mul(p, tangent)
     return op.Sub(weighted, op.Mul(p, op.ReduceSum(weighted, op.ints([-1]), keepdims=1)))

@@ -33,6 +33,7 @@ def jacobian(
     mode: str = "auto",
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes f(x), the Jacobian, and f_x(0): its region's affine parameters.
 
@@ -48,7 +49,7 @@ def jacobian(
     Cost: about as many forward passes as there are directions, folded or unrolled as in `jvp`.
     Source: Balestriero & Baraniuk 2021, Prop. 1: A = [J e_1 … J e_D], b = f_x(0).
     """
-    task = Task(model, wrt, outputs, opset=opset, links=links)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
     op, program = task.op, task.linearize()
     mode = _mode(mode, task)
     at_x = replay(op, program, task.variables)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.graph.regions import captured
 from onnxjvp.passes.emit import End
-from onnxjvp.passes.linearize import Program
+from onnxjvp.passes.linearize import Program, program_of
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rewrite.task import Count, Task
@@ -22,9 +22,9 @@ class Linearized:
     """f(x) and what is left of x for the derivative, in three models.
 
     `primal` computes f(x) and the residuals (masks, slopes, indices, values that are multiplied);
-    `jvp` takes residuals and directions to J u, `vjp` residuals and cotangents to Jᵀ v. Residuals
-    are outputs of the one and inputs of the others under the same names (`names["residuals"]`);
-    inputs of the model that a map reads itself are its inputs too.
+    `jvp` takes residuals and directions to J u, `vjp` residuals and cotangents to Jᵀ v. What a map
+    reads is an input of it under the name that it has in `primal`, where it is an output or an
+    input; `report["residuals"]` lists these names.
     """
 
     primal: Rewritten
@@ -40,6 +40,7 @@ def linearize(
     directions: Count = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Linearized:
     """Models that linearise at x once and then apply J and Jᵀ to any number of directions.
 
@@ -54,10 +55,24 @@ def linearize(
     """
 
     def cut() -> _Cut:
-        return _Cut(Task(model, wrt, outputs, opset=opset, links=links), directions)
+        return _Cut(Task(model, wrt, outputs, opset=opset, links=links, target=target), directions)
 
     # a task is spent by what it emits: the same model read thrice is cut in the same places
     return Linearized(cut().primal(), cut().apply("jvp"), cut().apply("vjp"))
+
+
+def _reached(values: Iterable[ir.Value], nodes: Iterable[ir.Node]) -> set[ir.Value]:
+    """Values that depend on some, themselves included; nodes are in order."""
+    found = set(values)
+    for node in nodes:
+        if any(v in found for v in (*node.inputs, *captured(node))):
+            found.update(node.outputs)
+    return found
+
+
+def _is_size(value: ir.Value) -> bool:
+    producer = value.producer()
+    return producer is not None and producer.op_type in ("Shape", "Size")
 
 
 class _Cut:
@@ -72,9 +87,11 @@ class _Cut:
             "jvp": task.directed(forwards, self.count),
             "vjp": task.directed(transpose(task.op, forwards), self.count),
         }
+        task.lower()
+        self.maps = {k: program_of(task.op, p.seeds, p.outs) for k, p in self.maps.items()}
         self.read = {kind: self._frontier(program) for kind, program in self.maps.items()}
         every = dict.fromkeys(v for values in self.read.values() for v in values)
-        fed = set(task.source.graph.inputs)
+        fed = set(task.source.inputs)
         outputs = {v: v.name or "" for v in task.source.graph.outputs}
         self.names = {
             v: v.name or "" if v in fed else outputs.get(v) or task.fresh(f"residual_{i}")
@@ -83,28 +100,42 @@ class _Cut:
 
     def _frontier(self, program: Program) -> list[ir.Value]:
         """What the map's nodes read and that depends on x, in order."""
-        moving = self._moving()
-        read = (
-            v
-            for node in program.nodes
-            for v in (*node.inputs, *captured(node))
-            if v is not None and v not in program.linear and v in moving
-        )
-        return list(dict.fromkeys(read))
+        moving, mapped = self._moving(), self._nodes(program)
+        made = {v for node in mapped for v in node.outputs} | set(program.seeds)
+        read = (v for node in mapped for v in (*node.inputs, *captured(node)) if v is not None)
+        return [v for v in dict.fromkeys(read) if v in moving and v not in made]
 
     def _moving(self) -> set[ir.Value]:
-        """Every value that depends on the inputs, as far as it is not linear in a seed."""
+        """Every value that depends on the inputs."""
         graph = self.task.source.graph
-        moving = {v for v in graph.inputs if v.name not in graph.initializers}
-        for node in (*graph, *self.task.op.nodes):
-            if any(v in moving for v in (*node.inputs, *captured(node))):
-                moving.update(node.outputs)
-        return moving
+        return _reached(graph.inputs, (*graph, *self.task.op.nodes))
+
+    def _nodes(self, program: Program) -> list[ir.Node]:
+        """The map's nodes: all that depends on a seed, were it on the number of directions only.
+
+        What follows from sizes alone is computed again rather than held: buffers of zeros, ranges.
+        """
+        seeded = _reached(program.seeds, self.task.op.nodes)
+        sized = self._sized(program)
+        return [
+            node
+            for node in (*program.residuals, *program.nodes)
+            if any(v in seeded or v in sized for v in node.outputs)
+        ]
+
+    def _sized(self, program: Program) -> set[ir.Value]:
+        """Values that depend on x through the sizes of values only."""
+        moving, sized = self._moving(), set[ir.Value]()
+        for node in program.residuals:
+            read = [v for v in node.inputs if v is not None and v in moving]
+            if read and all(v in sized or _is_size(v) for v in read) and node.op_type != "Shape":
+                sized.update(node.outputs)
+        return sized
 
     def primal(self) -> Rewritten:
         """f(x) and every residual that one of the maps reads."""
         task = self.task
-        known = {*task.source.graph.inputs, *task.source.graph.outputs}
+        known = {*task.source.inputs, *task.source.graph.outputs}
         for value, name in self.names.items():
             if value not in known:
                 task.add_output(name, value)
@@ -117,7 +148,7 @@ class _Cut:
         for value in self.read[kind]:
             copy = ir.Value(shape=value.shape, type=value.type, name=f"?{self.names[value]}")
             stand_ins[value] = copy
-        for node in program.nodes:
+        for node in self._nodes(program):
             for i, operand in enumerate(node.inputs):
                 if operand is not None and operand in stand_ins:
                     node.replace_input_with(i, stand_ins[operand])

@@ -127,16 +127,24 @@ def _squared_norm(op: Ops, _: Task, y: ir.Value) -> ir.Value:
 
 def _squared_error(op: Ops, task: Task, y: ir.Value) -> ir.Value:
     target = op.seed(y, linear=False)
-    task.add_input(f"{y.name}_target", target, like=y)
+    task.add_target(y, "target", target, like=y)
     return _squared_norm(op, task, op.Sub(y, target))
 
 
+def check_classes(y: ir.Value) -> None:
+    """A cross entropy of one class is 0, and so is its derivative: hardly what is wanted."""
+    if rank(y) == 0 or dims.of(y)[-1] == 1:
+        raise UsageError(
+            f"a cross entropy is over the classes along the last axis, and {y.name!r} has the "
+            f"shape {y.shape}; choose another loss"
+        )
+
+
 def _cross_entropy(op: Ops, task: Task, y: ir.Value) -> ir.Value:
-    if rank(y) == 0:
-        raise UsageError(f"{y.name!r} is one number, and a cross entropy is that of classes")
+    check_classes(y)
     labels = ir.Value(shape=ir.Shape(dims.of(y)[:-1]), type=ir.TensorType(INT64))
     labels.name = f"?{y.name}_label"
-    task.add_input(f"{y.name}_label", labels)
+    task.add_target(y, "label", labels, like=None)
     wide = op.Unsqueeze(labels, op.ints([-1]))
     chosen = op.GatherElements(op.LogSoftmax(y, axis=-1), wide, axis=-1)
     return op.Neg(op.ReduceSum(chosen, keepdims=0))

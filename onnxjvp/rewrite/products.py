@@ -29,6 +29,7 @@ def jvp(
     given: Mapping[str, ArrayLike] | None = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes f(x) and the Jacobian-vector product J u, in tangent form.
 
@@ -54,7 +55,7 @@ def jvp(
       more per further direction; rewriting is linear in nodes.
     Source: Balestriero & Baraniuk 2021, §2; push u alone through the linear part.
     """
-    task = Task(model, wrt, outputs, opset=opset, links=links)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
     count = task.count(directions)
     program = task.directed(task.linearize(), count)
     task.add_seeds(program.seeds, count, given)
@@ -72,6 +73,7 @@ def vjp(
     cotangents: Count = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes f(x) and the vector-Jacobian product Jᵀ v, the tangent transposed.
 
@@ -85,7 +87,7 @@ def vjp(
     Cost: about 2 to 3 forward passes at run time; rewriting is linear in nodes.
     Source: the linear program of `jvp`, transposed node by node (Novak et al. 2022, App. D).
     """
-    task = Task(model, wrt, outputs, opset=opset, links=links)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
     count = task.count(cotangents)
     program = task.directed(transpose(task.op, task.linearize()), count)
     task.add_cotangents(program.seeds, count)
@@ -105,6 +107,7 @@ def clone(
     given: Mapping[str, ArrayLike] | None = None,
     opset: int | None = None,
     links: Path | None = None,
+    target: str = "portable",
 ) -> Rewritten:
     """A model that computes f(x) and the network frozen at x, f_x, on other inputs or weights.
 
@@ -125,7 +128,7 @@ def clone(
     Source: Balestriero & Baraniuk 2021, §3 and App. E; its eq. 10 has the sign of x − u wrong.
     """
     layout = _layout(layout, method)
-    task = Task(model, wrt, outputs, opset=opset, links=links)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
     count = task.count(directions)
     _check_independent(task)
     settings: dict[str, Any] = {"layout": layout, "method": method, "directions": directions}

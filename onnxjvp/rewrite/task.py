@@ -24,6 +24,7 @@ from onnxjvp.passes.batch import batch
 from onnxjvp.passes.emit import End, emit, taken_names
 from onnxjvp.passes.linearize import Liveness, Program, linearize
 from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
+from onnxjvp.targets import check, lower
 
 #: how many directions at once: no axis for them, so many, or a dynamic dimension of that name
 Count = int | str | None
@@ -40,9 +41,13 @@ class Task:
         *,
         opset: int | None = None,
         links: Path | None = None,
+        target: str = "portable",
     ) -> None:
+        check(target)
         given = model.model if isinstance(model, Rewritten) else model
+        self.target = target
         self.source = load(given, opset=opset, links=links)
+        self.nodes_before = len(self.source.graph)
         self.op = Ops(self.source.shapes, self.source.graph)
         self.variables = variables(self.source, wrt)
         self.outputs = _outputs(self.source.graph, outputs)
@@ -53,6 +58,8 @@ class Task:
         self._results: list[End] = []
         self._given: list[str] = []
         self.loss: dict[str, str | None] = {}
+        self._loss_value: ir.Value | None = None
+        self._lowered = False
         self._names: dict[str, dict[str, Any]] = {"seeds": {}, "cotangents": {}, "results": {}}
 
     # -- passes --------------------------------------------------------------------------------
@@ -117,6 +124,12 @@ class Task:
             )
         return dims.symbol(directions)
 
+    def lower(self) -> None:
+        """Turn what was recorded into the target's form, once."""
+        if not self._lowered:
+            lower(self.op, self.target)
+        self._lowered = True
+
     def directed(self, program: Program, count: Dim | None) -> Program:
         """The program over `count` directions at once; itself if that is None."""
         return program if count is None else batch(self.op, program, count)
@@ -160,14 +173,25 @@ class Task:
             self._names["cotangents"][y.name or ""] = name
             self._inputs.append(End(name, ct, self._declared(y, count)))
 
-    def add_input(self, name: str, value: ir.Value, like: ir.Value | None = None) -> None:
-        """Another input; `like` lends it its names for dimensions."""
+    def add_target(self, of: ir.Value, kind: str, value: ir.Value, like: ir.Value | None) -> None:
+        """An input NAME_kind that an output is compared with; `like` lends it its dimensions."""
+        name = self.fresh(f"{of.name}_{kind}")
+        self._names.setdefault("targets", {})[of.name or ""] = name
         shape = None if like is None else self._declared(like, None)
-        self._inputs.append(End(self.fresh(name), value, shape))
+        self._inputs.append(End(name, value, shape))
 
     def take(self, end: End) -> None:
         """Another input, under the name that it has already."""
         self._inputs.append(end)
+
+    def adopt(self, names: Mapping[str, Any]) -> None:
+        """The targets of a first rewriting are those of the second."""
+        if "targets" in names:
+            self._names["targets"] = dict(names["targets"])
+
+    def keep_result(self, of: ir.Value, form: str, name: str) -> None:
+        """A result that the model had already."""
+        self._names["results"].setdefault(of.name or "", {})[form] = name
 
     def add_output(self, name: str, value: ir.Value) -> None:
         """Another output that is no derivative."""
@@ -184,6 +208,11 @@ class Task:
             name = self.fresh(name)
             self.add_output(name, value)
         self.loss = {"loss": name or value.name, "loss_of": what}
+        self._loss_value = value
+
+    def _name_of(self, output: ir.Value) -> str:
+        """Its name in the new model: a loss has one of its own there."""
+        return (self.loss["loss"] if output is self._loss_value else output.name) or ""
 
     def add_result(
         self,
@@ -225,7 +254,6 @@ class Task:
           more: what else the description says.
         """
         source = self.source
-        before = len(source.graph)
         unchanged = [
             End(y.name or "", (moved or {}).get(y, y), source.declared.get(y.name or ""))
             for y in source.graph.outputs
@@ -233,20 +261,22 @@ class Task:
         report = {
             "emit": emit_as,
             "wrt": [v.name or "" for v in self.variables],
-            "outputs": [v.name or "" for v in self.outputs],
+            "outputs": [self._name_of(v) for v in self.outputs],
             "given": self._given,
             "excluded": self.excluded,
             "raised_from": source.raised_from,
             "layout": layout,
             "method": method,
             "directions": directions,
+            "target": self.target,
             **more,
         }
         description = {"version": __version__, **report, **self._names}
+        self.lower()
         emitted = emit(source, self.op, self._inputs, [*unchanged, *self._results])
         emitted.metadata_props[METADATA_KEY] = json.dumps(description, ensure_ascii=False)
         emitted.producer_name, emitted.producer_version = "onnxjvp", __version__
-        sizes = {"nodes_before": before, "nodes_after": len(emitted.graph)}
+        sizes = {"nodes_before": self.nodes_before, "nodes_after": len(emitted.graph)}
         opset = opset_of(source.model)
         return Rewritten(
             emitted, self._names, {**report, "opset": opset, "cuts": list(self.cuts), **sizes}

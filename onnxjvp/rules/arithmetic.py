@@ -187,6 +187,7 @@ def reduce_l2_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.V
     zero = op.const(0, like=y)
     safe = op.Where(op.Equal(y, zero), op.const(1, like=y), y)
     dot = op.emit("ReduceSum", (op.Mul(x, t), *region.inputs[1:]), attributes)[0]
+    dot.shape = y.shape
     return [op.Div(dot, safe)]
 
 

@@ -86,6 +86,23 @@ def not_applicable(check: str, tensor: str, where: Where, reason: str) -> Row:
     return Row(check, tensor, "not applicable", where, note=reason)
 
 
+def unless_vacuous(row: Row) -> Row:
+    """A row that would pass a result of zeros is no check."""
+    if row.status != "passed" or row.tolerance is None or row.tolerance < 1.0:
+        return row
+    return not_applicable(row.check, row.tensor, row.where, f"{row.note}: nothing but rounding")
+
+
+def notes(*parts: str) -> str:
+    return "; ".join(part for part in parts if part)
+
+
+def left_out(judged: Array) -> str:
+    """A note on elements that are not judged."""
+    count = int(judged.size - judged.sum())
+    return f"{count} of {judged.size} elements at kinks, left out" if count else ""
+
+
 def compare(
     check: str,
     tensor: str,
@@ -139,6 +156,14 @@ def compare(
         index=tuple(int(i) for i in worst),
         note=note,
     )
+
+
+def distance(
+    found: Array, expected: Array, terms: tuple[Array, ...] = (), *, by_norm: bool = False
+) -> float:
+    """The relative error that `compare` finds; infinite where shapes differ."""
+    row = compare("", "", "float64", found, expected, 0.0, terms=terms, by_norm=by_norm)
+    return math.inf if row.relative is None else row.relative
 
 
 def _errors(found: Array, expected: Array) -> Array:

@@ -10,6 +10,8 @@ import pytest
 from command_line import Cli, Refused, model_of, save, value
 from onnx import helper
 
+from onnxjvp.cli.emits import CASADI, OPTIONS
+
 # -- outputs -----------------------------------------------------------------------------------
 
 
@@ -190,7 +192,7 @@ def test_verify_inputs_that_do_not_fit(refused: Refused, cli: Cli, relu: Path) -
 
 def test_verify_damaged_metadata(refused: Refused, relu: Path) -> None:
     model = onnx.load(relu)
-    model.metadata_props.add(key="onnxjvp", value='{"emit": 3}')
+    model.metadata_props.add(key="onnxjvp", value='{"emit": "jvp"}')
     onnx.save(model, relu.parent / "r.onnx")
     refused(2, ["metadata", "damaged", "again"], "verify", relu, relu.parent / "r.onnx")
 
@@ -206,11 +208,99 @@ def test_opset_too_large(refused: Refused, relu: Path) -> None:
     refused(2, ["opset 99", onnx.__version__], "rewrite", relu, "--opset", 99)
 
 
-@pytest.mark.parametrize("option", [("--layout", "split"), ("--method", "lanes")])
-def test_clone_options_clash_with_jvp(
-    refused: Refused, relu: Path, option: tuple[str, str]
+VALUES = {
+    "--outputs": "y",
+    "--directions": "2",
+    "--direction": "x=u.npy",
+    "--select": "y[0]",
+    "--loss": "sum",
+    "--mode": "forward",
+    "--layout": "split",
+    "--method": "lanes",
+}
+
+
+@pytest.mark.parametrize(
+    ("emit", "option"),
+    [
+        (emit, option)
+        for emit, arguments in OPTIONS.items()
+        for option in VALUES
+        if emit != CASADI and option not in arguments
+    ],
+)
+def test_options_that_belong_to_another_emit(
+    refused: Refused, relu: Path, emit: str, option: str
 ) -> None:
-    refused(2, [option[0], "--emit jvp", "leave"], "rewrite", relu, "--emit", "jvp", *option)
+    words = [option, f"--emit {emit};", "leave", "--emit "]
+    refused(2, words, "rewrite", relu, "--emit", emit, option, VALUES[option])
+
+
+def test_options_of_casadi(refused: Refused, relu: Path) -> None:
+    casadi = ("rewrite", relu, "--names", "casadi")
+    out = ("-o", relu.parent / "f.onnx")
+    for option in sorted(set(VALUES) - {"--outputs"}):
+        refused(2, [option, "--names casadi", "leave"], *casadi, option, VALUES[option], *out)
+    refused(2, ["--emit", "leave"], *casadi, "--emit", "jvp", *out)
+    refused(2, ["-o NAME.onnx", "fwd_NAME.onnx"], *casadi)
+    refused(2, ["--check", "4 files", "leave"], *casadi, *out, "--check")
+    refused(2, ["--no-second-order", "--emit clone"], "rewrite", relu, "--no-second-order")
+
+
+def test_casadi_needs_sizes(refused: Refused, folder: Path) -> None:
+    model, out = folder / "diabetes_mlp.onnx", ("-o", folder / "f.onnx")
+    casadi = ("rewrite", model, "--names", "casadi", *out)
+    refused(2, ["'batch'", "--dim batch=1"], *casadi)
+    refused(2, ["'bach'", "'batch'"], *casadi, "--dim", "bach=1")
+    refused(2, ["'batch=0.5'", "NAME=SIZE"], *casadi, "--dim", "batch=0.5")
+
+
+def test_a_linearised_model_cannot_be_checked(refused: Refused, relu: Path) -> None:
+    words = ["--check", "--emit linearize", "3 files", "leave"]
+    refused(2, words, "rewrite", relu, "--emit", "linearize", "--check")
+
+
+def test_sizes_without_anything_to_size(refused: Refused, folder: Path) -> None:
+    model = folder / "digits_cnn.onnx"
+    refused(2, ["--dim", "--check", "leave"], "rewrite", model, "--dim", "batch=2")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--emit", "jvp", "--directions", "0"], ["0 directions", "1 or more"]),
+        (["--emit", "jvp", "--directions", "-2"], ["-2 directions", "1 or more"]),
+        (["--emit", "vjp", "--directions", "2.5"], ["'2.5'", "name such as K"]),
+        (["--emit", "jvp", "--directions", "batch"], ["'batch'", "another name"]),
+        (["--layout", "stacked", "--directions", "K"], ["stack", "number of directions"]),
+        (["--direction", "image"], ["'image'", "NAME=FILE.npy"]),
+        (["--direction", "image="], ["'image='", "NAME=FILE.npy"]),
+        (["--direction", "image=nothing.npy"], ["nothing.npy", "does not exist"]),
+        (["--direction", "image={u}", "--direction", "image={u}"], ["'image'", "twice"]),
+        (["--direction", "image={u}"], ["image_u", "[5]", "[batch, 1, 8, 8]"]),
+        (["--direction", "imago={u}"], ["'imago'", "'image'"]),
+        (["--wrt", "imago"], ["'imago'", "'image'"]),
+        (["--wrt", "conv*"], ["'conv*'", "matches no"]),
+        (["--outputs", "logit"], ["'logit'", "'logits'"]),
+        (["--emit", "grad"], ["'logits'", "one number", "logits[0, 3]", "cross_entropy"]),
+        (["--emit", "grad", "--loss", "hinge"], ["'hinge'", "squared_norm"]),
+        (["--emit", "grad", "--loss", "sum", "--select", "logits[0]"], ["one of them"]),
+        (["--emit", "hvp", "--select", "logits"], ["'logits'", "y[:, 3]"]),
+        (["--emit", "hvp", "--select", "logits[:, 10]"], ["10 is outside axis 1"]),
+        (["--emit", "grad", "--select", "logit[0]"], ["'logit'", "logits"]),
+        (["--emit", "grad", "--loss", "sum", "--outputs", "a", "--outputs", "b"],
+         ["--emit grad", "one output", "names 2"]),
+        (["--emit", "ggn", "--loss", "sum"], ["'sum'", "squared_error, cross_entropy"]),
+        (["--emit", "jacobian", "--mode", "sideways"], ["sideways", "forward", "reverse"]),
+    ],
+    ids=lambda part: " ".join(part) if part[0].startswith("-") else "",
+)  # fmt: skip
+def test_values_that_make_no_sense(
+    refused: Refused, folder: Path, options: list[str], words: list[str]
+) -> None:
+    np.save(folder / "u.npy", np.ones(5, np.float32))
+    given = [option.format(u=folder / "u.npy") for option in options]
+    refused(2, words, "rewrite", folder / "digits_cnn.onnx", *given)
 
 
 def test_layout_clashes_with_method(refused: Refused, relu: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -110,17 +111,132 @@ def test_a_model_of_integers_is_shown_and_cannot_be_rewritten(cli: Cli, tmp_path
     assert "cannot be rewritten: the model has no float input" in result.out
 
 
-@pytest.mark.parametrize("emit", ["jvp", "clone"])
+ADDED = {
+    "jvp": ["seeds", "results"],
+    "clone": ["seeds", "results"],
+    "vjp": ["cotangents", "results"],
+    "grad": ["results"],
+    "jacobian": ["results"],
+    "hvp": ["seeds", "results"],
+    "ggn": ["seeds", "results"],
+}
+
+
+@pytest.mark.parametrize("emit", ADDED)
 def test_a_rewritten_model_says_what_it_holds(cli: Cli, folder: Path, emit: str) -> None:
-    assert cli("rewrite", folder / "diabetes_mlp.onnx", "--emit", emit).code == 0
+    loss = ("--loss", "squared_norm") if emit in ("grad", "hvp") else ()
+    made = cli("rewrite", folder / "diabetes_mlp.onnx", "--emit", emit, *loss, "--json").json()
     path = folder / f"diabetes_mlp.{emit}.onnx"
     found = cli("inspect", path, "--json").json()["rewritten"]
     assert found["emit"] == emit
-    assert found["seeds"] == {"features": "features_u"}
-    assert found["results"]["progression"]["jvp"] == "progression_jvp"
     result = cli("inspect", path)
     assert f"written by onnxjvp: version {onnxjvp.__version__}, emit {emit}" in result.out
-    assert 'seeds {"features": "features_u"}' in result.out
+    for what in ("seeds", "cotangents", "results"):
+        assert found[what] == made[what]
+        assert bool(found[what]) == (what in ADDED[emit])
+        line = f"\n{what} {json.dumps(found[what])}\n"
+        assert (line in result.out) == (what in ADDED[emit])
+    assert ("loss_of squared_norm of progression" in result.out) == bool(loss)
+
+
+def test_directions_and_residuals_are_said(cli: Cli, folder: Path) -> None:
+    model = folder / "diabetes_mlp.onnx"
+    assert cli("rewrite", model, "--emit", "linearize", "--directions", "K").code == 0
+    for part, what in (("primal", "residuals"), ("jvp", "seeds"), ("vjp", "cotangents")):
+        result = cli("inspect", folder / f"diabetes_mlp.linearize.{part}.onnx")
+        assert "directions K\n" in result.out
+        assert f"\n{what} " in result.out
+        assert "\nresiduals [" in result.out
+    np.save(folder / "u.npy", np.ones((32, 10), np.float32))
+    weight = "layers.0.weight"
+    options = ("--wrt", weight, "--direction", f"{weight}={folder / 'u.npy'}")
+    assert cli("rewrite", model, *options).code == 0
+    assert f'\ngiven ["{weight}"]\n' in cli("inspect", folder / "diabetes_mlp.clone.onnx").out
+
+
+# -- parameters --------------------------------------------------------------------------------
+
+
+def test_trainable_parameters_are_listed(cli: Cli) -> None:
+    path = MODELS / "digits_cnn.onnx"
+    rows = [" ".join(line.split()) for line in cli("inspect", path).out.splitlines()]
+    assert "trainable parameter dtype shape elements" in rows
+    assert "features.3.weight float32 [32, 16, 3, 3] 4,608" in rows
+    assert not any("running_mean" in row for row in rows)
+    found = cli("inspect", path, "--json").json()["trainable"]
+    elements = sum(int(np.prod(tensor["shape"])) for tensor in found)
+    assert f"all {len(found)} tensors {elements:,}" in rows
+    assert {"name": "head.5.bias", "dtype": "float32", "shape": [10]} in found
+
+
+def test_a_long_list_of_parameters_is_cut_short(cli: Cli, tmp_path: Path) -> None:
+    names = [f"w{i}" for i in range(30)]
+    ends = ["x", *(f"h{i}" for i in range(29)), "y"]
+    nodes = [
+        helper.make_node("MatMul", [ends[i], name], [ends[i + 1]], name=f"n{i}")
+        for i, name in enumerate(names)
+    ]
+    weights = [numpy_helper.from_array(np.eye(3, dtype=np.float32), name) for name in names]
+    path = tmp_path / "deep.onnx"
+    onnx.save(model_of(nodes, constants=weights), path)
+    result = cli("inspect", path, "--wrt", "params")
+    rows = [" ".join(line.split()) for line in result.out.splitlines()]
+    assert "w18 float32 [3, 3] 9" in rows
+    assert "… and 11 more (--json names them) 99" in rows
+    assert "all 30 tensors 270" in rows
+    assert "differentiating in w0, " in result.out
+    assert ", w19, … (30 in all)\n" in result.out
+    assert len(cli("inspect", path, "--json").json()["trainable"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("wrt", "expected"),
+    [
+        (["features.0.weight"], ["features.0.weight"]),
+        (["head.?.bias"], ["head.2.bias", "head.5.bias"]),
+        (["image", "head.5.bias"], ["image", "head.5.bias"]),
+    ],
+)
+def test_variables_are_named_as_for_a_rewriting(
+    cli: Cli, wrt: list[str], expected: list[str]
+) -> None:
+    options = [option for name in wrt for option in ("--wrt", name)]
+    found = cli("inspect", MODELS / "digits_cnn.onnx", *options, "--json").json()
+    assert found["wrt"] == expected
+    assert found["can_be_rewritten"] is True
+
+
+def test_what_lies_before_a_variable_is_not_live(cli: Cli) -> None:
+    """The last weight depends on nothing, and what it multiplies is computed once."""
+    found = cli("inspect", MODELS / "digits_cnn.onnx", "--wrt", "head.5.weight", "--json").json()
+    kinds = {(row["op_type"], row["kind"]) for row in found["operators"]}
+    assert {("Conv", DEAD), ("Gemm", "linear"), ("Gemm", DEAD)} <= kinds
+
+
+def test_variables_that_do_not_exist(cli: Cli) -> None:
+    result = cli("inspect", MODELS / "digits_cnn.onnx", "--wrt", "imago")
+    assert (result.code, result.out) == (2, "")
+    assert "'imago'" in result.err
+    assert "'image'" in result.err
+
+
+def test_a_model_whose_only_variables_are_weights(cli: Cli, tmp_path: Path) -> None:
+    """Token ids go in: no float input, and the table of embeddings can be differentiated in."""
+    value = helper.make_tensor_value_info
+    model = model_of(
+        [helper.make_node("Gather", ["table", "ids"], ["y"], name="gather")],
+        inputs=[value("ids", 7, [4])],
+        outputs=[value("y", 1, [4, 3])],
+        constants=[numpy_helper.from_array(np.ones((7, 3), np.float32), "table")],
+    )
+    path = tmp_path / "embedding.onnx"
+    onnx.save(model, path)
+    assert "'params' for the trainable ones" in cli("inspect", path).out
+    result = cli("inspect", path, "--wrt", "params")
+    assert "can be rewritten, differentiating in table\n" in result.out
+
+
+# -- metadata and odd models -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", ""])

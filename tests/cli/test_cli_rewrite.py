@@ -38,6 +38,25 @@ def test_every_form_of_every_model_is_verified(
     assert found["layout"] == layout
 
 
+EMITS = {
+    "vjp": ("diabetes_mlp", "--directions", "K", "--dim", "K=2"),
+    "grad": ("digits_cnn", "--loss", "cross_entropy", "--wrt", "params"),
+    "jacobian": ("diabetes_mlp", "--mode", "forward"),
+    "hvp": ("diabetes_mlp", "--loss", "squared_error"),
+    "ggn": ("digits_cnn", "--loss", "cross_entropy", "--target", "cpu"),
+}
+
+
+@pytest.mark.parametrize("emit", EMITS)
+def test_every_emit_is_verified(cli: Cli, folder: Path, emit: str) -> None:
+    name, *options = EMITS[emit]
+    model, path = folder / f"{name}.onnx", folder / "new.onnx"
+    result = cli("rewrite", model, "--emit", emit, *options, "--check", "-o", path)
+    assert (result.code, result.err) == (0, ""), result
+    assert "\noracle: float64 differences\nverified\n" in result.out
+    assert cli("verify", model, path).code == 0
+
+
 def test_the_default_is_a_clone_beside_the_input(cli: Cli, folder: Path) -> None:
     before = set(listing(folder))
     result = cli("rewrite", folder / "digits_cnn.onnx")

@@ -103,6 +103,17 @@ CASES += [
         draw=positive,
         not_empty="N and K must agree",
     ),
+    *(
+        OpCase(
+            f"{op}, sizes that turn out {m} and {n}",
+            f"s = {op}(a, b)\ny = ReduceMean<keepdims=0>(s)",
+            {"a": ("M", 2), "b": ("N", 1, 1)},
+            sizes={"M": m, "N": n},
+            draw=positive,
+        )
+        for op in ("Add", "Mul", "Div", "Max")
+        for m, n in ((1, 3), (3, 1))
+    ),
     OpCase("Sum of one", "y = Sum(x)"),
     OpCase("Sum of three", "y = Sum(a, c, b)", {"a": ("N", 3), "b": (3,)}, {"c": weights(1, 3)}),
     OpCase("Sum, one value twice", "y = Sum(x, c, x)", params={"c": weights(3)}),
@@ -183,6 +194,16 @@ CASES += [
         {"x": ("N", 3)},
         {"c": _CHOOSE, "low": np.array(-np.inf)},
     ),
+    *(
+        OpCase(
+            f"Where, sizes that turn out {m} and {n}",
+            "c = Greater(m, low)\nw = Where(c, a, b)\ny = ReduceSum<keepdims=0>(w)",
+            {"m": ("M",), "a": (1,), "b": ("N",)},
+            {"low": np.array(-100.0)},
+            sizes={"M": m, "N": n},
+        )
+        for m, n in ((1, 3), (3, 1), (3, 3))
+    ),
     OpCase("Where-9", "y = Where(c, a, b)", {"a": ("N", 3), "b": (3,)}, {"c": _CHOOSE}, opset=9),
 ]
 
@@ -231,6 +252,29 @@ _T = "t = Transpose<perm=[1, 0]>(x)\n"
 CASES += [
     OpCase("MatMul, both live", "y = MatMul(a, b)", {"a": ("N", 2, 3), "b": ("N", 3, 2)}),
     OpCase("MatMul, both live, broadcast", "y = MatMul(a, b)", {"a": ("N", 2, 3), "b": (3, 4)}),
+    *(
+        OpCase(
+            f"MatMul, {list(a)} by {list(b)}",
+            "s = MatMul(a, b)\ny = ReduceSum<keepdims=0>(s)",
+            {"a": a, "b": b},
+        )
+        for a, b in (
+            ((3,), (3,)),
+            ((3,), (4, 3, 2)),
+            ((4, 2, 3), (3,)),
+            ((2, 3), (4, 3, 2)),
+            ((5, 1, 2, 3), (4, 3, 2)),
+        )
+    ),
+    *(
+        OpCase(
+            f"MatMul of batches that turn out {m} and {n}",
+            "y = MatMul(a, b)",
+            {"a": ("M", 2, 3), "b": ("N", 3, 2)},
+            sizes={"M": m, "N": n},
+        )
+        for m, n in ((1, 3), (3, 1))
+    ),
     OpCase("MatMul, x by its transpose", _T + "y = MatMul(x, t)"),
     OpCase("MatMul, x by itself", "y = MatMul(x, x)", {"x": (3, 3)}),
     OpCase("MatMul, x by itself, batched", "y = MatMul(x, x)", {"x": ("N", 3, 3)}),
@@ -275,6 +319,14 @@ CASES += [
         {"a": ("N", 3), "b": (4, 3), "c": (4,)},
     ),
     OpCase("Gemm, A and C live", "y = Gemm(a, b, c)", {"a": ("N", 3), "c": ("N", 4)}, {"b": _B}),
+    *(
+        OpCase(
+            f"Gemm, scaled, all live, transA {t}, transB {u}",
+            f"y = Gemm<transA={t}, transB={u}, alpha=0.5, beta=2.0>(a, b, c)",
+            {"a": (3, 2) if t else (2, 3), "b": (4, 3) if u else (3, 4), "c": shape},
+        )
+        for t, u, shape in ((0, 0, (4,)), (0, 1, (2, 1)), (1, 0, ()), (1, 1, (2, 4)))
+    ),
     OpCase("Gemm of x and x", "y = Gemm<transB=1>(x, x)"),
     OpCase(
         "Gemm, B and C computed from an input",
@@ -379,6 +431,17 @@ for _op in _REDUCTIONS:
         ),
         OpCase(f"{_op}-11 of all", f"y = {_op}(x)", opset=11, not_empty=_empty),
     ]
+CASES += [
+    OpCase(
+        f"{_op} over axes that are fed",
+        f"y = {_op}(x, axes)",
+        {"x": ("N", "H", "W"), "axes": ints(-1, 0)},
+        sizes={"N": 2, "H": 3, "W": 4},
+        not_empty=_NEGATIVE,
+    )
+    for _op in _REDUCTIONS
+    if _op not in ("ReduceMax", "ReduceMin")
+]
 CASES += [
     OpCase(
         "ReduceMax over many symbols",

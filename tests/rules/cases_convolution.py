@@ -9,6 +9,8 @@ from op_case import OpCase
 _LINE: dict[str, Input] = {"x": ("N", 2, 7)}
 _IMAGE: dict[str, Input] = {"x": ("N", 2, 6, 5)}
 _VOLUME: dict[str, Input] = {"x": ("N", 2, 4, 3, 3)}
+_PICTURE: dict[str, Input] = {"x": ("N", 2, "H", "W")}
+_SIZED = {"N": 2, "H": 6, "W": 5}
 _K1, _K2, _K3 = weights(3, 2, 3), weights(3, 2, 3, 2), weights(3, 2, 2, 2, 2)
 _BIAS = weights(3)
 
@@ -89,6 +91,58 @@ CASES = [
         {**_LINE, "w": (4, 1, 3), "b": (4,)},
     ),
     OpCase("Conv-1 at opset 7", "y = Conv(x, w, b)", _IMAGE, {"w": _K2, "b": _BIAS}, opset=7),
+    OpCase(
+        "Conv, depthwise, strides, dilations, everything dynamic",
+        "y = Conv<group=2, strides=[2, 2], dilations=[2, 1], pads=[1, 0, 2, 1]>(x, w)",
+        _PICTURE,
+        {"w": weights(4, 1, 2, 3)},
+        sizes=_SIZED,
+    ),
+    OpCase(
+        "Conv 3-D, groups, strides, all live",
+        "y = Conv<group=2, strides=[2, 1, 2], pads=[1, 0, 1, 0, 1, 1]>(x, w)",
+        {**_VOLUME, "w": (4, 1, 2, 2, 2)},
+    ),
+    *(
+        OpCase(
+            f"Conv, groups, strides, dilations, all live, {what}",
+            "y = Conv<group=2, strides=[2, 3], dilations=[2, 1], pads=[1, 0, 2, 1]>(x, w, b)",
+            {"x": shape, "w": (6, 2, 2, 3), "b": (6,)},
+            sizes=_SIZED,
+        )
+        for what, shape in (("fixed", ("N", 4, 7, 6)), ("dynamic", ("N", 4, "H", "W")))
+    ),
+    *(
+        OpCase(
+            f"Conv, {pad}, W live, {what}",
+            f'y = Conv<auto_pad="{pad}", strides={strides}, dilations={dilations}>(x, w)',
+            {**inputs, "w": (3, 2, 3, 2)},
+            sizes=_SIZED,
+        )
+        for pad in ("SAME_UPPER", "SAME_LOWER")
+        for what, inputs, strides, dilations in (
+            ("dynamic", _PICTURE, [3, 2], [1, 1]),
+            ("dilations", _IMAGE, [2, 2], [2, 3]),
+            ("no strides, dynamic", _PICTURE, [1, 1], [1, 1]),
+        )
+    ),
+    *(
+        OpCase(
+            f"Conv, pads beyond the kernel, W live, strides {strides}",
+            f"y = Conv<pads=[3, 2, 4, 3], strides={strides}>(x, w)",
+            {**_IMAGE, "w": (3, 2, 3, 2)},
+        )
+        for strides in ([1, 1], [2, 3])
+    ),
+    *(
+        OpCase(
+            f"Conv, strides beyond the kernel, W live, {what}",
+            "y = Conv<strides=[4, 3]>(x, w)",
+            {**inputs, "w": (3, 2, 2, 2)},
+            sizes=_SIZED,
+        )
+        for what, inputs in (("fixed", _IMAGE), ("dynamic", _PICTURE))
+    ),
 ]
 
 # -- ConvTranspose -----------------------------------------------------------------------------
@@ -163,6 +217,22 @@ CASES += [
         {"w": _T2, "b": _BIAS},
         opset=7,
     ),
+    *(
+        OpCase(
+            f"ConvTranspose, {what}, W live, groups {group}",
+            f"y = ConvTranspose<group={group}, {attributes}>(x, w)",
+            {**inputs, "w": (2, 4 // group, 3, 2)},
+            sizes=_SIZED,
+        )
+        for group in (1, 2)
+        for what, inputs, attributes in (
+            ("everything", _IMAGE, "strides=[2, 3], pads=[1, 0, 2, 1], dilations=[2, 1]"),
+            ("dynamic", _PICTURE, "strides=[2, 3], pads=[1, 0, 2, 1], dilations=[2, 1]"),
+            ("more output_padding than strides", _IMAGE, "dilations=[3, 2], output_padding=[2, 1]"),
+            ("strides beyond the kernel", _PICTURE, "strides=[4, 3]"),
+            ("SAME_LOWER", _PICTURE, 'auto_pad="SAME_LOWER", strides=[2, 2]'),
+        )
+    ),
 ]
 
 # -- pools -------------------------------------------------------------------------------------
@@ -176,6 +246,15 @@ _POOLS = {
     "SAME_UPPER": 'kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"',
     "SAME_LOWER": 'kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_LOWER"',
     "VALID": 'kernel_shape=[3, 2], strides=[2, 2], auto_pad="VALID"',
+}
+_DILATED = {
+    "dilations and ceil_mode": "kernel_shape=[2, 2], strides=[2, 2], dilations=[2, 3], ceil_mode=1",
+    "dilations, ceil_mode and pads": (
+        "kernel_shape=[2, 2], strides=[3, 2], dilations=[2, 2], ceil_mode=1, pads=[1, 1, 0, 1]"
+    ),
+    "dilations and SAME_LOWER": (
+        'kernel_shape=[3, 2], strides=[2, 2], dilations=[2, 2], auto_pad="SAME_LOWER"'
+    ),
 }
 _EVERYWHERE: dict[str, Input] = {"x": ("N", "C", "H", "W")}
 _SIZES = {"N": 2, "C": 3, "H": 6, "W": 5}
@@ -218,6 +297,35 @@ CASES += [
         _IMAGE,
     )
     for what in ("pads", "ceil_mode and pads", "SAME_UPPER")
+]
+CASES += [
+    OpCase(
+        f"AveragePool, {what}, {'all' if all_count else 'inner'} count",
+        f"y = AveragePool<count_include_pad={all_count}, {attributes}>(x)",
+        _IMAGE,
+        opset=19,
+    )
+    for what, attributes in _DILATED.items()
+    for all_count in (0, 1)
+]
+CASES += [
+    OpCase(f"AveragePool, {what}", f"y = AveragePool<{attributes}>(x)", _IMAGE)
+    for what, attributes in (
+        ("gaps between windows", "kernel_shape=[1, 2], strides=[3, 3]"),
+        ("side by side", "kernel_shape=[3, 5], strides=[3, 5]"),
+        ("side by side, rows left over", "kernel_shape=[4, 2], strides=[4, 2]"),
+        ("pads, no strides", "kernel_shape=[3, 3], pads=[1, 0, 1, 2]"),
+    )
+]
+CASES += [
+    OpCase(
+        f"AveragePool, {what}, everything dynamic, {'all' if all_count else 'inner'} count",
+        f"y = AveragePool<count_include_pad={all_count}, {_POOLS[what]}>(x)",
+        _EVERYWHERE,
+        sizes=_SIZES,
+    )
+    for what in ("pads", "ceil_mode and pads", "SAME_UPPER", "SAME_LOWER")
+    for all_count in (0, 1)
 ]
 CASES += [
     OpCase(

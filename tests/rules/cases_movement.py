@@ -9,6 +9,8 @@ from op_case import OpCase
 _CUBE: dict[str, Input] = {"x": ("N", 3, 4)}
 _FIXED: dict[str, Input] = {"x": (2, 3, 4)}
 _IMAGE: dict[str, Input] = {"x": ("N", 4, 2, 2)}
+_SYMBOLS: dict[str, Input] = {"x": ("A", "B", "C")}
+_SIZES = {"A": 3, "B": 4, "C": 5}
 _BIG = 2**63 - 1
 
 # -- Reshape and the like ----------------------------------------------------------------------
@@ -169,6 +171,40 @@ CASES += [
         _CUBE,
         {"zero": ints(0), "two": ints(2)},
     ),
+    *(
+        OpCase(
+            f"Slice with bounds that are fed, {what}",
+            f"y = Slice({operands})",
+            {**_SYMBOLS, "a": np.array(starts, kind), "b": np.array(ends, kind)},
+            {"axis": np.array([2, 1], kind), "step": np.array([1, 1], kind)},
+            sizes=_SIZES,
+        )
+        for what, operands, starts, ends, kind in (
+            ("from the end", "x, a, b, axis", [-3, 1], [100, -1], np.int64),
+            ("beyond the edges", "x, a, b, axis, step", [-30, 1], [100, 100], np.int64),
+            ("int32", "x, a, b, axis, step", [-3, 1], [100, -1], np.int32),
+        )
+    ),
+    OpCase(
+        "Slice with bounds that are fed, axes left out",
+        "z = Slice(x, a, b)\ny = ReduceSum<keepdims=0>(z)",
+        {**_SYMBOLS, "a": ints(-3, 1, 0), "b": ints(100, -1, 2)},
+        sizes=_SIZES,
+    ),
+    OpCase(
+        "Slice with steps that are fed",
+        "y = Slice(x, a, b, axis, step)",
+        {**_SYMBOLS, "step": ints(-2, -1)},
+        {"a": ints(-1, 3), "b": ints(-100, 0), "axis": ints(2, 1)},
+        sizes=_SIZES,
+    ),
+    OpCase(
+        "Slice backwards, dynamic",
+        "y = Slice(x, a, b, axis, step)",
+        _SYMBOLS,
+        {"a": ints(-1, 4), "b": ints(-100, 0), "axis": ints(0, 2), "step": ints(-1, -2)},
+        sizes=_SIZES,
+    ),
     OpCase("Slice-1", "y = Slice<starts=[1], ends=[3], axes=[2]>(x)", _CUBE, opset=9),
     OpCase("Slice-1 without axes", "y = Slice<starts=[0, 1], ends=[2, 3]>(x)", _CUBE, opset=7),
     OpCase(
@@ -278,6 +314,34 @@ CASES += [
     OpCase("Gather of a vector", "y = Gather(x, i)", {"x": (4,)}, {"i": np.array(2)}),
     OpCase("Gather by int32", "y = Gather<axis=1>(x, i)", _CUBE, {"i": np.array([1], np.int32)}),
     OpCase("Gather-1", "y = Gather<axis=1>(x, i)", _CUBE, {"i": ints(2, 0)}, opset=7),
+    *(
+        OpCase(
+            f"Gather, duplicate and negative indices, axis {axis}",
+            f"y = Gather<axis={axis}>(x, i)",
+            {**_SYMBOLS, "i": np.array([[-1, 0, 2], [-1, 2, -1]])},
+            sizes=_SIZES,
+        )
+        for axis in (0, 1, -1)
+    ),
+    OpCase(
+        "Gather by a scalar, dynamic",
+        "y = Gather<axis=1>(x, i)",
+        _SYMBOLS,
+        {"i": np.array(-2)},
+        sizes=_SIZES,
+    ),
+    OpCase(
+        "Gather by a matrix of one",
+        "y = Gather<axis=1>(x, i)",
+        {"x": (3, 4, 5)},
+        {"i": np.array([[-2]])},
+    ),
+    OpCase(
+        "GatherElements, dynamic",
+        "y = GatherElements<axis=1>(x, i)",
+        {**_SYMBOLS, "i": np.array([[[-1, 0], [1, -1]], [[0, 0], [2, 2]]])},
+        sizes=_SIZES,
+    ),
     OpCase(
         "GatherElements",
         "y = GatherElements<axis=1>(x, i)",
@@ -377,6 +441,26 @@ CASES += [
         "Pad of named axes, no fill", "y = Pad(x, p, , a)", _CUBE, {"p": ints(1, 2), "a": ints(2)}
     ),
     OpCase("Pad that crops", "y = Pad(x, p)", _CUBE, {"p": ints(0, -1, 0, 0, 0, -2)}),
+    *(
+        OpCase(
+            f"Pad by pads that are fed, {mode}",
+            f'y = Pad<mode="{mode}">(x, p, , a)',
+            {**_SYMBOLS, "p": ints(2, 1, 3, 1)},
+            {"a": ints(-1, 1)},
+            sizes=_SIZES,
+            opset=19,
+        )
+        for mode in ("constant", "reflect", "edge", "wrap")
+    ),
+    *(
+        OpCase(
+            f"Pad that pads and crops, {mode}",
+            f'y = Pad<mode="{mode}">(x, p)',
+            {"x": (3, 4, 5)},
+            {"p": ints(1, 0, -2, -1, 2, 1)},
+        )
+        for mode in ("constant", "reflect", "edge")
+    ),
     OpCase("Pad-2", "y = Pad<pads=[0, 1, 0, 0, 0, 2], value=1.5>(x)", _CUBE, opset=10),
     OpCase("Pad-2, reflect", 'y = Pad<pads=[0, 1, 0, 0, 0, 2], mode="reflect">(x)', _CUBE, opset=7),
     OpCase("Pad-11", "y = Pad(x, p, c)", _CUBE, {**_PADS, "c": np.array(1.5)}, opset=11),
@@ -531,6 +615,60 @@ CASES += [
         'y = Upsample<mode="nearest", scales=[1.0, 1.0, 2.0, 2.0]>(x)',
         _PICTURE,
         opset=7,
+    ),
+]
+
+_IN_PROPORTION = 'mode="{}", axes=[2, 3], keep_aspect_ratio_policy="{}"'
+CASES += [
+    *(
+        OpCase(
+            f"Resize, {mode}, {policy}",
+            f"y = Resize<{_IN_PROPORTION.format(mode, policy)}>(x, , , s)",
+            {"x": ("N", 2, 3, width)},
+            {"s": ints(*sizes)},
+        )
+        for mode in ("nearest", "linear", "cubic")
+        for policy, width, sizes in (
+            ("not_larger", 4, (6, 5)),
+            ("not_smaller", 10, (3, 11)),  # by 1.1: 3 rows remain 3, but others
+        )
+    ),
+    *(
+        OpCase(
+            f"Resize by a little, {mode}",
+            f'y = Resize<mode="{mode}">(x, , s)',
+            _PICTURE,
+            {"s": np.array([1, 1, 1.1, 0.9], np.float32)},
+        )
+        for mode in ("nearest", "linear", "cubic")
+    ),
+    *(
+        OpCase(
+            f"Resize to sizes that are fed, {mode}",
+            f'y = Resize<mode="{mode}">(x, , , s)',
+            {"x": ("N", 2, "H", "W"), "s": ints(2, 2, 5, 7)},
+            sizes={"N": 2, "H": 3, "W": 4},
+        )
+        for mode in ("nearest", "linear", "cubic")
+    ),
+    OpCase(
+        "Resize that crops named axes and keeps the size",
+        'y = Resize<mode="linear", axes=[2, 3], extrapolation_value=3.0, '
+        'coordinate_transformation_mode="tf_crop_and_resize">(x, r, , s)',
+        _PICTURE,
+        {"r": np.array([0.1, -0.2, 0.8, 1.3]), "s": ints(3, 4)},
+    ),
+    OpCase(
+        "Resize smaller, cubic, antialias",
+        'y = Resize<mode="cubic", antialias=1, exclude_outside=1>(x, , , s)',
+        {"x": (2, 2, 6, 7)},
+        {"s": ints(2, 2, 3, 4)},
+    ),
+    OpCase(
+        "Resize of axes in another order",
+        'y = Resize<mode="linear", axes=[3, 2]>(x, , s)',
+        _PICTURE,
+        {"s": np.array([2, 1.5], np.float32)},
     ),
 ]
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import cases_activations
-import cases_arithmetic
-import cases_convolution
-import cases_movement
-import cases_normalization
 import cases_regions
 import numpy as np
 import onnx
 import pytest
+from cases import CASES
 from helpers import (
     DIFFERENCES,
     RUNTIME_FAILURE,
@@ -30,14 +26,6 @@ from onnxjvp.passes.linearize import analyse, is_float, live_inputs
 from onnxjvp.rules.kinds import Zero
 from onnxjvp.rules.registry import RULES
 
-CASES: list[OpCase] = [
-    *cases_activations.CASES,
-    *cases_arithmetic.CASES,
-    *cases_convolution.CASES,
-    *cases_movement.CASES,
-    *cases_normalization.CASES,
-    *cases_regions.CASES,
-]
 EXACT = TOLERANCES["float64"]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)

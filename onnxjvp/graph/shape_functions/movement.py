@@ -156,7 +156,11 @@ def slice_(s: Shapes, node: ir.Node) -> None:
     x = dims.of(operand(node))
     starts, ends = s.ints(operand(node, 1)), s.ints(operand(node, 2))
     named, stepped = optional(node, 3), optional(node, 4)
-    axes = s.ints(named) if named is not None else tuple(range(len(starts or ())))
+    count = dims.of(operand(node, 1))[0]
+    if named is not None:
+        axes = s.ints(named)
+    else:
+        axes = tuple(range(count)) if isinstance(count, int) else None
     if axes is None:
         s.put(node.outputs[0], unknown(len(x)), operand(node).dtype)
         return

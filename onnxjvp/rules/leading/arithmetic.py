@@ -48,7 +48,7 @@ def cast_like(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[
 
 
 @leading("MatMul")
-def matmul(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Stacked]:
+def matmul(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Stacked] | None:
     a, b = operands
     if isinstance(a, Stacked) and isinstance(b, ir.Value) and rank(b) == 2 <= rank(a.like):
         # one product of matrices either way: take the form that is there
@@ -56,6 +56,11 @@ def matmul(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Sta
         return (lanes.on_unfolded if by_lane else lanes.on_folded)(node, operands)
     n, m = (rank(v.like) if isinstance(v, Stacked) else rank(_known(v)) for v in (a, b))
     axes = max(n, m, 2)
+    if isinstance(a, ir.Value) and isinstance(b, Stacked) and n > 2 >= m:
+        return [_by_rows(lanes, node, a, b)]
+    widened = [r < axes for r, v in ((n, a), (m, b)) if isinstance(v, Stacked)]
+    if axes > 2 and any(widened) and isinstance(lanes.count, int):
+        return None  # runtimes broadcast no 1 against an empty batch of matrices
     left, right = _known(a), _known(b)
     dropped = []
     if isinstance(a, Stacked):
@@ -71,6 +76,19 @@ def matmul(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Sta
     if dropped:
         out = lanes.op.Squeeze(out, lanes.op.ints(dropped))
     return [lanes.unfolded(node.outputs[0], out)]
+
+
+def _by_rows(lanes: Lanes, node: ir.Node, a: ir.Value, b: Stacked) -> Stacked:
+    """A batch of matrices by lanes of one matrix (or vector): all rows by every lane."""
+    op, n = lanes.op, rank(a)
+    rows = op.Concat(op.count(a, range(n - 1)), op.sizes(a, [n - 1]), axis=0)
+    right = lanes.unfold(b)
+    columns = [lanes.shape_of(right, 2)] if rank(b.like) == 2 else []
+    if not columns:
+        right = op.unsqueeze(right, 2)
+    product = op.MatMul(op.Reshape(a, rows, allowzero=1), right)
+    target = op.Concat(lanes.size, op.sizes(a, range(n - 1)), *columns, axis=0)
+    return lanes.unfolded(node.outputs[0], op.Reshape(product, target, allowzero=1))
 
 
 def _known(operand: Operand) -> ir.Value:

@@ -9,7 +9,7 @@ from onnxjvp.graph.ops import Ops, rank
 from onnxjvp.rules.transposes.table import number, operand, transposed, undo_broadcast
 
 
-@transposed("Identity Add Sum", small=True)
+@transposed("Identity Add", small=True)
 def add(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     return undo_broadcast(op, ct, dims.of(node.outputs[0]), operand(node, i))
 
@@ -95,10 +95,7 @@ def gemm(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     trans_a = node.attributes.get_int("transA", 0)
     trans_b = node.attributes.get_int("transB", 0)
     alpha = node.attributes.get_float("alpha", 1.0)
-    if i == 2:
-        beta = node.attributes.get_float("beta", 1.0)
-        scaled = op.Mul(ct, op.const(beta, like=ct)) if beta != 1 else ct
-        return undo_broadcast(op, scaled, dims.of(node.outputs[0]), operand(node, 2))
+    assert i < 2  # no rule leaves a bias inside
     if i == 0 and not trans_a:
         return op.Gemm(ct, b, alpha=alpha, transB=1 - trans_b)
     if i == 0:
@@ -119,8 +116,9 @@ def reduce_sum(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     if axes is None:  # known at run time only
         if not node.attributes.get_int("keepdims", 1):
             ct = op.Unsqueeze(ct, operand(node, 1))
+            ct.shape, ct.type = None, x.type
         ct = op.Expand(ct, op.shape_of(x))
-        ct.shape = x.shape
+        ct.shape, ct.type = x.shape, x.type
         return ct
     return ct if node.attributes.get_int("keepdims", 1) else op.unsqueeze(ct, *axes)
 

@@ -18,6 +18,9 @@ from onnxjvp.graph.dims import Dims, UnknownTypeError
 from onnxjvp.graph.ops import Ops, dim, rank
 from onnxjvp.rules.transposes.table import number, operand, transposed
 
+#: where a slice with the step -1 ends, to hold the first element too
+FIRST = -(1 << 62)
+
 
 @dataclass(frozen=True)
 class Window:
@@ -144,19 +147,23 @@ def _total(op: Ops, moves: Window) -> ir.Value:
 
 def turned(op: Ops, w: ir.Value, group: int) -> ir.Value:
     """[M, C/g, *k] → [C, M/g, *k] with every kernel turned about its centre."""
-    m, c, *kernel = _static(dims.of(w), "the shape of its weights")
+    m, c, *kernel = dims.of(w)
     inner = list(range(2, rank(w)))
     if group == 1:
         w = op.Transpose(w, perm=[1, 0, *inner])
-    elif (m // group, c) != (1, 1):
-        apart = op.Reshape(w, op.ints([group, m // group, c, *kernel]))
+    elif (dims.quotient(m, group), c) != (1, 1):
+        deep = dims.quotient(m, group)
+        apart = op.Reshape(w, op.as_tensor((group, deep, c, *kernel)), allowzero=1)
         swapped = op.Transpose(apart, perm=[0, 2, 1, *(axis + 1 for axis in inner)])
-        w = op.Reshape(swapped, op.ints([group * c, m // group, *kernel]))
-    wide = [(axis, k) for axis, k in zip(inner, kernel, strict=True) if k > 1]
-    if not wide:
+        wide = dims.product((group, c))
+        w = op.Reshape(swapped, op.as_tensor((wide, deep, *kernel)), allowzero=1)
+    axes = [axis for axis, k in zip(inner, kernel, strict=True) if k != 1]
+    if not axes:
         return w
-    back, axes = op.ints([-1] * len(wide)), op.ints([axis for axis, _ in wide])
-    return op.Slice(w, back, op.ints([-k - 1 for _, k in wide]), axes, back)
+    back, first = op.ints([-1] * len(axes)), op.ints([FIRST] * len(axes))
+    out = op.Slice(w, back, first, op.ints(axes), back)
+    out.shape = w.shape
+    return out
 
 
 def correlate(
@@ -292,7 +299,7 @@ def average_pool(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     moves = _to_the_end(node, moves)
     if _is_tiling(moves):
         out = _repeated(op, op.Mul(ct, weights), moves)
-    elif moves.pads is not None and all(s == 1 and max(p) < r for s, r, p in moves.along()):
+    elif _is_its_own(moves):
         # the same pool: over windows that reach as far beyond the edges as they fell short of them
         size = op.const(float(np.prod(kernel)), like=ct)
         around = [[r - 1 - p[side] for _, r, p in moves.along()] for side in (0, 1)]
@@ -362,6 +369,14 @@ def _is_tiling(moves: Window) -> bool:
         for k, i, o, (s, r, p) in zip(
             moves.kernel, moves.inner, moves.outer, moves.along(), strict=True
         )
+    )
+
+
+def _is_its_own(moves: Window) -> bool:
+    """Whether the pool's transpose is a pool too: runtimes want less padding than kernel."""
+    return moves.pads is not None and all(
+        s == 1 and max(p) < r and r - 1 - min(p) < k
+        for k, (s, r, p) in zip(moves.kernel, moves.along(), strict=True)
     )
 
 

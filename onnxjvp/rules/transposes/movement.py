@@ -238,6 +238,8 @@ def space_to_depth(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
 def resize(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     """Every mode acts along one axis at a time: as a matrix, which unit vectors show."""
     x, y = operand(node, 0), node.outputs[0]
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return _resized_together(op, node, ct)
     for axis in range(rank(x)):
         if not _is_identity(op, node, axis):
             matrix = _matrix(op, node, axis)
@@ -246,6 +248,25 @@ def resize(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     ct.shape = x.shape
     assert rank(y) == rank(x)
     return ct
+
+
+def _resized_together(op: Ops, node: ir.Node, ct: ir.Value) -> ir.Value:
+    """Where the axes share a scale: one matrix for all of them, read off unit images."""
+    x, y = operand(node, 0), node.outputs[0]
+    if min(_resized(node)) < 2:
+        raise dims.UnknownTypeError("its axes share a scale with the batch or the channels")
+    inner, outer = (op.volume(dims.of(v)[2:]) for v in (x, y))
+    eye = op.EyeLike(op.zeros(x.dtype, op.Concat(inner, inner, axis=0)))
+    images = op.Reshape(
+        eye, op.Concat(inner, op.ints([1]), op.as_tensor(dims.of(x)[2:]), axis=0), allowzero=1
+    )
+    shown = op.like(node, [images, *node.inputs[1:]], extrapolation_value=None)[0]
+    matrix = op.Reshape(shown, op.Concat(inner, outer, axis=0), allowzero=1)
+    flat = op.Concat(op.as_tensor(dims.of(y)[:2]), outer, axis=0)
+    rows = op.MatMul(op.Reshape(ct, flat, allowzero=1), op.Transpose(matrix, perm=[1, 0]))
+    out = op.Reshape(rows, op.as_tensor(dims.of(x)), allowzero=1)
+    out.shape = x.shape
+    return out
 
 
 def _is_identity(op: Ops, node: ir.Node, axis: int) -> bool:

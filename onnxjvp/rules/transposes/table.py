@@ -80,13 +80,11 @@ def undo_broadcast(op: Ops, ct: ir.Value, full: Dims, target: ir.Value) -> ir.Va
     ct = op.unsqueeze(ct, *range(len(full) - rank(ct)))
     lead = len(full) - rank(target)
     wanted: Dims = (1,) * lead + dims.of(target)
-    summed, counted, unsure = [], [], []
+    counted, summed, unsure = [], [], []
     for axis, (have, want, size) in enumerate(zip(dims.of(ct), wanted, full, strict=True)):
-        if want == size:
-            continue
+        if want == size or (want != 1 and isinstance(want, int)):
+            continue  # not repeated: then the result has that size, whatever its symbol
         if want != 1:
-            if isinstance(want, int):
-                continue  # then the result has that size too, whatever its symbol
             unsure.append(axis)
         elif have == 1:
             counted.append(size)
@@ -94,18 +92,27 @@ def undo_broadcast(op: Ops, ct: ir.Value, full: Dims, target: ir.Value) -> ir.Va
             summed.append(axis)
     if counted:
         ct = op.Mul(ct, number(op, op.volume(counted), ct))
+    ct = _in_full(op, ct, full, (*summed, *unsure))
     if summed:
         ct = op.ReduceSum(ct, op.ints(summed), keepdims=1)
     if unsure:
-        shape = tuple(
-            s if k in unsure else d for k, (s, d) in enumerate(zip(full, dims.of(ct), strict=True))
-        )
-        ct = op.Expand(ct, op.as_tensor(shape))
         once = op.Equal(op.as_tensor(tuple(wanted[k] for k in unsure)), op.ints([1]))
         axes = op.Compress(op.ints(unsure), once)
+        shape = [wanted[k] if k in unsure else d for k, d in enumerate(dims.of(ct))]
         ct = op.ReduceSum(ct, axes, keepdims=1, noop_with_empty_axes=1)
-        ct.shape = ir.Shape([wanted[k] if k in unsure else d for k, d in enumerate(shape)])
+        ct.shape = ir.Shape(shape)
     return op.Squeeze(ct, op.ints(range(lead))) if lead else ct
+
+
+def _in_full(op: Ops, ct: ir.Value, full: Dims, axes: Sequence[int]) -> ir.Value:
+    """A small cotangent in its full size along some axes."""
+    pairs = enumerate(zip(full, dims.of(ct), strict=True))
+    shape = tuple(size if k in axes else have for k, (size, have) in pairs)
+    if shape == dims.of(ct):
+        return ct
+    out = op.Expand(ct, op.as_tensor(shape))
+    out.shape = ir.Shape(shape)
+    return out
 
 
 def number(op: Ops, count: ir.Value, like: ir.Value) -> ir.Value:

@@ -1,4 +1,4 @@
-"""Running a model: the only module that imports onnxruntime.
+"""Models loaded in onnxruntime: the only module that imports it.
 
 Nothing here falls back silently: an unavailable provider, an array of another dtype or a wrong
 shape is an error that says what to do.
@@ -6,14 +6,13 @@ shape is an error that says what to do.
 
 from __future__ import annotations
 
-import difflib
+import math
 import os
 import re
 import tempfile
 import types
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxjvp.errors import InputError, InvalidModelError, MissingDependencyError, UsageError
+from onnxjvp.errors import InvalidModelError, MissingDependencyError, UsageError
 from onnxjvp.graph.dims import is_placeholder
 from onnxjvp.graph.load import refuse_data_outside
+from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
 
-Array = np.ndarray[Any, Any]
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
 #: protobuf refuses messages of 2 GiB; the rest of a message needs some room too
@@ -42,23 +41,12 @@ _DTYPES: dict[str, str] = {
 
 _PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
 _SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? ")
+#: providers whose tensors live elsewhere than on the host
+_DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """An input or output: a dimension is a size, a symbol, or None where nothing is known."""
-
-    name: str
-    dtype: np.dtype[Any]
-    shape: tuple[int | str | None, ...]
-
-    def __str__(self) -> str:
-        dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
-        return f"{self.name}: {self.dtype}[{dims}]"
-
-
-class Session:
-    """A model loaded in onnxruntime.
+class Loaded:
+    """A model in onnxruntime, whatever types its inputs and outputs have.
 
     Args:
       model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`, of any size.
@@ -100,8 +88,122 @@ class Session:
                 f"{', '.join(self.providers)}. Check its driver and libraries, or ask for "
                 "another provider."
             )
-        self.inputs = tuple(_spec(arg, "input") for arg in self._session.get_inputs())
-        self.outputs = tuple(_spec(arg, "output") for arg in self._session.get_outputs())
+        #: where its first provider computes, by onnxruntime's name
+        self.device = _DEVICES.get(self.providers[0], "cpu")
+
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Raises InvalidModelError for a type that NumPy does not have."""
+        return tuple(_spec(arg, "input") for arg in self._session.get_inputs())
+
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Raises InvalidModelError for a type that NumPy does not have."""
+        return tuple(_spec(arg, "output") for arg in self._session.get_outputs())
+
+    def input(self, name: str) -> TensorSpec:
+        """One of the inputs, where the others may be of any type."""
+        args = {arg.name: arg for arg in self._session.get_inputs()}
+        return _spec(args[name], "input")
+
+    def run(self, wanted: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+        """Values of the outputs wanted, in that order; the feeds have been checked."""
+        with _as_invalid_model():
+            values: list[Array] = self._session.run(list(wanted), dict(feeds), self._quiet)
+        return values
+
+    def hold(self, array: Array) -> Held:
+        """A copy of the array where the model computes.
+
+        Raises:
+          UsageError: an array of strings; the runtime cannot hold one.
+        """
+        if array.dtype.kind in "OUS":
+            raise UsageError(
+                "strings cannot be held for a linearised model; run a model of jvp or vjp instead"
+            )
+        ort = _onnxruntime()
+        # on the host the runtime would share the caller's memory, and read what changes there
+        return ort.OrtValue.ortvalue_from_numpy(np.array(array, order="C"), self.device, 0)
+
+    def bind(self) -> Binding:
+        """A place for inputs and outputs that stay where the model computes."""
+        integers = {
+            arg.name
+            for arg in self._session.get_outputs()
+            if arg.type == "tensor(int64)" and len(arg.shape) <= 1
+        }
+        return Binding(self._session, self._quiet, self.device, integers)
+
+
+#: an OrtValue: a tensor on some device
+Held = Any
+
+
+def bytes_of(value: Held) -> int:
+    """The memory that a held tensor takes."""
+    kind = value.data_type().removeprefix("tensor(").removesuffix(")")
+    size = 2 if kind == "bfloat16" else np.dtype(_DTYPES[kind]).itemsize
+    return int(size * math.prod(value.shape()))
+
+
+class Binding:
+    """Inputs and outputs of a model that are passed without copies."""
+
+    def __init__(self, session: Any, options: Any, device: str, sizes: set[str]) -> None:
+        self._session = session
+        self._options = options
+        self._device = device
+        self._sizes = sizes
+        self._io = session.io_binding()
+        self._fed: dict[str, Held] = {}
+
+    def feed(self, values: Mapping[str, Held]) -> None:
+        """Give inputs their values, for all runs to come."""
+        for name, value in values.items():
+            self._io.bind_ortvalue_input(name, value)
+            self._fed[name] = value  # a binding does not keep the memory of a value alive
+
+    def run(self, *, stay: Sequence[str] = (), fetch: Sequence[str] = ()) -> dict[str, Held]:
+        """Run once, in new memory; outputs `stay` on the device, or are fetched to the host.
+
+        Sizes stay on the host all the same, since that is where operators read them.
+        """
+        # a binding that is run again writes over the outputs of its last run
+        self._io.clear_binding_outputs()
+        for name in stay:
+            self._io.bind_output(name, "cpu" if name in self._sizes else self._device, 0)
+        for name in fetch:
+            self._io.bind_output(name, "cpu", 0)
+        with _as_invalid_model():
+            self._session.run_with_iobinding(self._io, self._options)
+        return dict(zip((*stay, *fetch), self._io.get_outputs(), strict=True))
+
+
+class Session:
+    """A model loaded in onnxruntime.
+
+    Args:
+      model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`, of any size.
+      providers: names such as "cpu" or "cuda", or onnxruntime's own; None means CPU.
+      optimize: False turns every graph optimisation off (for bit-exact comparisons).
+      threads: threads within one operator; None lets onnxruntime choose.
+    Raises:
+      MissingDependencyError: onnxruntime is not installed.
+      UsageError: no such file, or a provider that is not available here.
+      InvalidModelError: onnxruntime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: ModelLike,
+        *,
+        providers: Sequence[str] | None = None,
+        optimize: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        self._loaded = Loaded(model, providers=providers, optimize=optimize, threads=threads)
+        self.providers = self._loaded.providers
+        self.inputs = self._loaded.inputs()
+        self.outputs = self._loaded.outputs()
 
     def run(
         self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
@@ -119,102 +221,20 @@ class Session:
         known = [spec.name for spec in self.outputs]
         wanted = known if outputs is None else list(outputs)
         if unknown := [name for name in wanted if name not in known]:
-            raise UsageError("; ".join(_unknown("output", name, known) for name in unknown))
+            raise UsageError("; ".join(no_such("output", name, known) for name in unknown))
         check_feeds(self.inputs, feeds)
-        try:
-            values = self._session.run(wanted, dict(feeds), self._quiet)
-        except _failures(_onnxruntime()) as error:
-            raise InvalidModelError(
-                f"onnxruntime failed while running the model: {_first_line(error)}. "
-                "Check that the sizes of the dynamic dimensions suit this model."
-            ) from error
-        return dict(zip(wanted, values, strict=True))
+        return dict(zip(wanted, self._loaded.run(wanted, feeds), strict=True))
 
 
-def check_feeds(inputs: Sequence[TensorSpec], feeds: Mapping[str, Array]) -> None:
-    """Raises InputError, listing every problem, if the arrays do not fit the inputs."""
-    known = [spec.name for spec in inputs]
-    problems = [_unknown("input", name, known) for name in feeds if name not in known]
-    sizes: dict[str, tuple[int, str]] = {}
-    for spec in inputs:
-        if spec.name in feeds:
-            problems += _misfits(spec, feeds[spec.name], sizes)
-        else:
-            problems.append(f"input {spec} is missing")
-    if problems:
-        raise InputError("The arrays do not fit the model's inputs: " + "; ".join(problems) + ".")
-
-
-def _misfits(spec: TensorSpec, value: Array, sizes: dict[str, tuple[int, str]]) -> Iterable[str]:
-    """Problems of one array; `sizes` maps each symbol to its size and the input that set it."""
-    if not isinstance(value, np.ndarray):
-        return [f"{spec.name} is a {type(value).__name__}, not a NumPy array"]
-    problems = []
-    if value.dtype != spec.dtype and spec.dtype.kind != "O":
-        problems.append(f"{spec.name} is {value.dtype}, the model takes {spec.dtype}")
-    if value.ndim != len(spec.shape):
-        return [*problems, f"{spec.name} has shape {value.shape}, the model takes {spec}"]
-    for axis, (size, dim) in enumerate(zip(value.shape, spec.shape, strict=True)):
-        if isinstance(dim, int) and size != dim:
-            problems.append(f"{spec.name} has size {size} on axis {axis}, the model takes {dim}")
-        elif isinstance(dim, str):
-            first, owner = sizes.setdefault(dim, (size, spec.name))
-            if size != first:
-                problems.append(
-                    f"{spec.name} has size {size} on axis {axis}, but {dim} is {first} in {owner}"
-                )
-    return problems
-
-
-def random_feeds(
-    inputs: Sequence[TensorSpec],
-    seed: int,
-    dims: Mapping[str, int] | None = None,
-    *,
-    default: int = 8,
-) -> dict[str, Array]:
-    """Reproducible random inputs: standard normal floats, integers 0 and 1, booleans.
-
-    Args:
-      inputs: the inputs to draw, such as `Session.inputs`.
-      seed: equal seeds give equal arrays; each input has its own stream.
-      dims: sizes of symbolic dimensions, or of "INPUT:AXIS" where a dimension has no name.
-        Those not given are 2 on a first axis, else `default`.
-      default: size of other dynamic axes.
-    Raises:
-      UsageError: `dims` names a dimension that no input has, or an input holds strings.
-    """
-    sizes = dict(dims or {})
-    symbols = [dim for spec in inputs for dim in spec.shape if isinstance(dim, str)]
-    symbols += [
-        f"{spec.name}:{axis}"
-        for spec in inputs
-        for axis, dim in enumerate(spec.shape)
-        if dim is None
-    ]
-    if unknown := [name for name in sizes if name not in symbols]:
-        raise UsageError("; ".join(_unknown("dimension", name, symbols) for name in unknown))
-
-    def size(name: str, dim: int | str | None, axis: int) -> int:
-        if isinstance(dim, int):
-            return dim
-        guess = 2 if axis == 0 else default
-        return sizes.setdefault(f"{name}:{axis}" if dim is None else dim, guess)
-
-    feeds = {}
-    for spec in inputs:
-        shape = tuple(size(spec.name, dim, axis) for axis, dim in enumerate(spec.shape))
-        feeds[spec.name] = _draw(spec, shape, seed)
-    return feeds
-
-
-def _draw(spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Array:
-    rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
-    if spec.dtype.kind == "f":
-        return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
-    if spec.dtype.kind in "iub":
-        return np.asarray(rng.integers(0, 2, shape)).astype(spec.dtype)
-    raise UsageError(f"Input {spec} cannot be drawn at random: give an array for it.")
+@contextmanager
+def _as_invalid_model() -> Iterator[None]:
+    try:
+        yield
+    except _failures(_onnxruntime()) as error:
+        raise InvalidModelError(
+            f"onnxruntime failed while running the model: {_first_line(error)}. "
+            "Check that the sizes of the dynamic dimensions suit this model."
+        ) from error
 
 
 def _onnxruntime() -> types.ModuleType:
@@ -301,12 +321,6 @@ def _dim(dim: int | str | None) -> int | str | None:
     if isinstance(dim, int):
         return dim if dim >= 0 else None
     return None if is_placeholder(dim) else dim
-
-
-def _unknown(what: str, name: str, known: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known) or 'none'}"
-    return f"the model has no {what} {name!r}; {hint}"
 
 
 def _load_message(model: ModelLike, error: Exception) -> str:

@@ -1,0 +1,202 @@
+"""J and Jᵀ at one point, over any number of directions, for all that is made of products."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxjvp.errors import UnsupportedOpError, UsageError
+from onnxjvp.graph.load import AnyModel
+from onnxjvp.passes.batch import WINDOWS
+from onnxjvp.rewrite import Rewritten, linearize
+from onnxjvp.rewrite.task import Count
+from onnxjvp.runtime import Array, LinearizedSession
+
+#: what the directions of one pass may take: residuals for each, seeds and results
+BLOCK_BYTES = 1 << 28
+#: more directions than this at once make no product of matrices faster
+MOST_DIRECTIONS = 256
+#: with residuals above this, convolutions run faster over one direction at a time (on a CPU)
+HEAVY_BYTES = 1 << 20
+#: the number of directions, as a dimension; hardly a model has one of that name
+_DIRECTIONS = "onnxjvp_directions"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A variable or an output, as it is at the point."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+class Maps:
+    """A model linearised at x: J and Jᵀ on rows of numbers.
+
+    A row holds all variables (or outputs) behind each other, each in row-major order.
+
+    Args:
+      model, wrt, outputs, links: as for `onnxjvp.linearize`.
+      x: an array per input of the model.
+      providers: as for `Session`.
+      many: linearise for many directions first; else for one. The other is made when needed.
+    Raises:
+      as `linearize` and `LinearizedSession.at`; UsageError for an output that is asked for by name
+      and has no derivative.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel | Rewritten,
+        x: Mapping[str, Array],
+        wrt: Sequence[str] | None,
+        outputs: Sequence[str] | None,
+        *,
+        providers: Sequence[str] | None,
+        links: Path | None,
+        many: bool,
+    ) -> None:
+        point = {name: np.array(value) for name, value in x.items()}
+
+        def start(directions: Count) -> _Started:
+            session = LinearizedSession(
+                linearize(model, wrt, outputs, directions=directions, links=links),
+                providers=providers,
+            )
+            return _Started(session, session.at(point))
+
+        self._start = start
+        self._one: _Started | None = None
+        self._many: _Started | None = None
+        #: why directions run one at a time; None where they run together, or were never asked for
+        self.single: str | None = None
+        if many:
+            self.fold()
+        started = self._many or self._for_one()
+        report = started.session.linearized.primal.report
+        if outputs is not None and report["excluded"]:
+            reasons = "; ".join(f"{name!r}: {why}" for name, why in report["excluded"].items())
+            raise UsageError(f"there are outputs without a derivative, leave them out: {reasons}")
+        #: outputs without a derivative, which are left out, with the reason
+        self.excluded: dict[str, str] = dict(report["excluded"])
+        #: f(x), of the outputs that are differentiated
+        self.values = {name: started.values[name] for name in report["outputs"]}
+        self.outputs = [Tensor(name, y.shape, y.dtype) for name, y in self.values.items()]
+        self.variables = [
+            Tensor(name, point[name].shape, point[name].dtype)
+            if name in point
+            else _inner(started.session, name, self.outputs)
+            for name in report["wrt"]
+        ]
+
+    def sides(self, kind: str) -> tuple[list[Tensor], list[Tensor]]:
+        """What "jvp" or "vjp" takes, and what it gives."""
+        return (self.variables, self.outputs) if kind == "jvp" else (self.outputs, self.variables)
+
+    def fold(self) -> None:
+        """Prepare for many directions in one pass, if that is possible and of use."""
+        if self._many is not None or self.single is not None:
+            return
+        try:
+            many = self._start(_DIRECTIONS)
+        except UnsupportedOpError as error:
+            self._for_one()  # raises in its turn where one direction is impossible, too
+            self.single = str(error)
+            return
+        residuals = many.session.residual_bytes()
+        if residuals > HEAVY_BYTES and many.session.device == "cpu" and _has_windows(many.session):
+            self.single = (
+                f"its convolutions keep {residuals / 2**20:.3g} MiB of residuals, and a CPU is "
+                "faster over one direction at a time"
+            )
+        else:
+            self._many = many
+
+    def block(self) -> int:
+        """How many directions to ask for at once."""
+        if self._many is None:
+            return 1
+        each = self._many.session.residual_bytes()
+        each += sum(t.size * t.dtype.itemsize for t in (*self.variables, *self.outputs))
+        return max(1, min(MOST_DIRECTIONS, BLOCK_BYTES // max(each, 1)))
+
+    def apply(self, kind: str, rows: Array) -> dict[str, Array]:
+        """Products with every row, per tensor of the other side: [K, *shape] in its dtype.
+
+        Where nothing depends on a tensor, its cotangent is zeros.
+        Args:
+          rows: [K, elements taken], K at least 1; cast to the tensors' dtypes.
+        """
+        taken, given = self.sides(kind)
+        seeds = _split(rows, taken)
+        if self._many is not None and (len(rows) > 1 or self._one is None):
+            found = self._many.apply(kind, seeds)
+        else:
+            one = self._for_one()
+            each = [one.apply(kind, {n: a[i] for n, a in seeds.items()}) for i in range(len(rows))]
+            found = {name: np.stack([f[name] for f in each]) for name in each[0]}
+        nothing = {
+            t.name: np.zeros((len(rows), *t.shape), t.dtype) for t in given if t.name not in found
+        }
+        return found | nothing
+
+    def _for_one(self) -> _Started:
+        if self._one is None:
+            self._one = self._start(None)
+        return self._one
+
+
+@dataclass(frozen=True)
+class _Started:
+    """A linearised session at the point, and f(x)."""
+
+    session: LinearizedSession
+    values: dict[str, Array]
+
+    def apply(self, kind: str, seeds: Mapping[str, Array]) -> dict[str, Array]:
+        return self.session.jvp(seeds) if kind == "jvp" else self.session.vjp(seeds)
+
+
+def joined(arrays: Mapping[str, Array], tensors: Sequence[Tensor]) -> Array:
+    """Arrays [K, *shape] → float64 rows [K, elements]."""
+    parts = [arrays[t.name].reshape(-1, t.size) for t in tensors]
+    return np.concatenate(parts, axis=1, dtype=np.float64)
+
+
+def _split(rows: Array, tensors: Sequence[Tensor]) -> dict[str, Array]:
+    """Rows [K, elements] → arrays [K, *shape] in the tensors' dtypes."""
+    ends = np.cumsum([t.size for t in tensors])[:-1]
+    return {
+        t.name: part.reshape(len(rows), *t.shape).astype(t.dtype)
+        for t, part in zip(tensors, np.split(rows, ends, axis=1), strict=True)
+    }
+
+
+def _has_windows(session: LinearizedSession) -> bool:
+    return any(node.op_type in WINDOWS for node in session.linearized.jvp.model.graph)
+
+
+def _inner(session: LinearizedSession, name: str, outputs: Sequence[Tensor]) -> Tensor:
+    """A parameter, or a value inside the model, whose sizes may not be in the file."""
+    spec = next(spec for spec in session.takes("jvp") if spec.name == name)
+    several = session.linearized.jvp.report["directions"] is not None
+    shape = spec.shape[1:] if several else spec.shape
+    if any(not isinstance(size, int) for size in shape):
+        lead = (1,) if several else ()
+        found = session.vjp({y.name: np.zeros((*lead, *y.shape), y.dtype) for y in outputs})
+        if name not in found:
+            raise UsageError(
+                f"no output depends on {name!r}, and its size is unknown; leave it out"
+            )
+        shape = found[name].shape[len(lead) :]
+    return Tensor(name, tuple(int(size) for size in shape if size is not None), spec.dtype)

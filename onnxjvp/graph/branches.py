@@ -1,0 +1,133 @@
+"""The operator If in a normal form: no branch that is never taken, no constants inside bodies.
+
+What is left are bodies of computed values, which read everything else from the graphs around them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from onnxjvp.graph.shapes import constant
+
+#: the bodies of If, in the order in which they are dealt with
+BRANCHES = ("then_branch", "else_branch")
+
+
+def is_if(node: ir.Node) -> bool:
+    return node.op_type == "If" and not node.domain
+
+
+def bodies(node: ir.Node) -> tuple[ir.Graph, ir.Graph]:
+    """The bodies of an If."""
+    then, otherwise = (node.attributes[name].as_graph() for name in BRANCHES)
+    return then, otherwise
+
+
+def normalise(model: ir.Model) -> None:
+    """Inline branches that are always taken, and move constants out of all others.
+
+    An If whose condition is a constant becomes the nodes of its branch. Initialisers and Constant
+    nodes of other bodies become those of the main graph, under their own names where no other
+    value has them, else under NODE/BRANCH/NAME. Bodies of Loop and Scan stay as they are.
+    Every value is the same to the last bit.
+    Cost: linear in nodes.
+    """
+    if any(is_if(node) for node in model.graph):
+        _Normal(model).settle(model.graph, None)
+
+
+class _Normal:
+    def __init__(self, model: ir.Model) -> None:
+        self.root = model.graph
+        self.names = Counter(v.name for graph in model.graphs() for v in _defined(graph))
+
+    def settle(self, graph: ir.Graph, anchor: ir.Node | None) -> None:
+        """Bring the Ifs of a graph into form; constants go before `anchor`, or before the If."""
+        for node in list(graph):
+            if not is_if(node):
+                continue
+            place = anchor or node
+            condition = constant(node.inputs[0])
+            if condition is None or condition.size != 1:
+                for branch, body in zip(BRANCHES, bodies(node), strict=True):
+                    self.settle(body, place)
+                    self._lift(body, place, f"{_label(node)}/{branch}")
+                continue
+            taken, dropped = bodies(node)[:: 1 if condition.all() else -1]
+            self.names -= Counter(v.name for g in _graphs(dropped) for v in _defined(g))
+            self.settle(taken, place)
+            self._inline(graph, node, taken)
+
+    def _inline(self, graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
+        prefix = f"{_label(node)}/{BRANCHES[bodies(node).index(body)]}"
+        for value in list(body.initializers.values()):
+            self._move(value, body, graph, prefix)
+        for value in _defined(body):
+            self._name_apart(value, prefix)
+        ends = list(body.outputs)
+        body.outputs.clear()
+        nodes = list(body)
+        body.remove(nodes)
+        for output, end in zip(node.outputs, ends, strict=True):
+            copied = ir.node("Identity", [end])
+            copied.outputs[0].shape, copied.outputs[0].type = output.shape, output.type
+            name, output.name = output.name, None
+            copied.outputs[0].name = name
+            ir.convenience.replace_all_uses_with(output, copied.outputs[0], True)
+            nodes.append(copied)
+        graph.insert_before(node, nodes)
+        for i in range(len(node.inputs)):
+            node.replace_input_with(i, None)
+        graph.remove(node)
+
+    def _lift(self, body: ir.Graph, place: ir.Node, prefix: str) -> None:
+        made = [n for n in body if n.op_type == "Constant" and not n.domain]
+        moved = [*body.initializers.values(), *(n.outputs[0] for n in made)]
+        for i, end in enumerate(body.outputs):
+            if end in moved:
+                copied = ir.node("Identity", [end])
+                copied.outputs[0].shape, copied.outputs[0].type = end.shape, end.type
+                copied.outputs[0].name = self._fresh(f"{prefix}/{end.name}")
+                body.append(copied)
+                body.outputs[i] = copied.outputs[0]
+        for value in list(body.initializers.values()):
+            self._move(value, body, self.root, prefix)
+        for node in made:
+            body.remove(node)
+            self.root.insert_before(place, node)
+            self._name_apart(node.outputs[0], prefix)
+
+    def _move(self, value: ir.Value, body: ir.Graph, graph: ir.Graph, prefix: str) -> None:
+        del body.initializers[value.name or ""]
+        self._name_apart(value, prefix)
+        graph.initializers.add(value)
+
+    def _name_apart(self, value: ir.Value, prefix: str) -> None:
+        """A name of its own for a value whose name stands for others in other bodies."""
+        if value.name and self.names[value.name] > 1:  # all of them but one in the main graph
+            value.name = self._fresh(f"{prefix}/{value.name}")
+
+    def _fresh(self, name: str) -> str:
+        while self.names[name]:
+            name += "_"
+        self.names[name] += 1
+        return name
+
+
+def _label(node: ir.Node) -> str:
+    return node.name or node.outputs[0].name or "If"
+
+
+def _defined(graph: ir.Graph) -> list[ir.Value]:
+    """Values that a graph itself defines."""
+    made = (v for node in graph for v in node.outputs)
+    every = (*graph.inputs, *graph.initializers.values(), *made)
+    return list(dict.fromkeys(v for v in every if v.name))
+
+
+def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    yield graph
+    yield from graph.subgraphs()

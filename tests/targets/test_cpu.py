@@ -1,0 +1,140 @@
+"""The CPU's form of a derivative: the same numbers as the portable form, in the blocked layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from cases import CASES
+from helpers import TOLERANCES, Values, assert_close, build, ort, weights
+from op_case import OpCase
+
+import onnxjvp
+from onnxjvp import Rewritten
+from onnxjvp.rewrite import grad, hvp, jvp, vjp
+
+FORMS: dict[str, Callable[..., Rewritten]] = {"jvp": jvp, "vjp": vjp}
+FLOAT = np.dtype("float32")
+
+
+def _bare(result: Rewritten) -> bytes:
+    model = result.proto()
+    del model.metadata_props[:]
+    return model.SerializeToString()
+
+
+def _feeds(case: OpCase, result: Rewritten) -> Values:
+    rng = np.random.default_rng(11)
+    feeds = {k: v.astype(FLOAT) if v.dtype.kind == "f" else v for k, v in case.point().items()}
+    primal = ort(case.model("float32"), feeds)
+    for x, seed in result.names["seeds"].items():
+        feeds[seed] = rng.standard_normal(feeds[x].shape).astype(FLOAT)
+    for y, seed in result.names["cotangents"].items():
+        feeds[seed] = rng.standard_normal(primal[y].shape).astype(FLOAT)
+    return feeds
+
+
+def _changed(case: OpCase, form: str) -> tuple[Rewritten, Rewritten] | None:
+    portable, cpu = (FORMS[form](case.model("float32"), target=t) for t in ("portable", "cpu"))
+    return None if _bare(portable) == _bare(cpu) else (portable, cpu)
+
+
+RUN = [case for case in CASES if not (case.no_runtime or case.evaluated or case.random)]
+
+
+@pytest.mark.parametrize("case", RUN, ids=str)
+def test_both_forms_agree(case: OpCase) -> None:
+    for form in FORMS:
+        pair = _changed(case, form)
+        if pair is None:
+            continue
+        portable, cpu = (result.proto() for result in pair)
+        onnx.checker.check_model(cpu, full_check=True)
+        feeds = _feeds(case, pair[0])
+        wanted, found = ort(portable, feeds), ort(cpu, feeds)
+        assert list(wanted) == list(found)
+        for name, value in wanted.items():
+            assert_close(found[name], value, TOLERANCES["float32"], f"{form}: {name}")
+
+
+def test_the_table_reaches_every_lowering() -> None:
+    made = set()
+    for case in RUN:
+        for form in FORMS:
+            pair = _changed(case, form)
+            if pair is not None:
+                portable, cpu = ({n.op_type for n in r.proto().graph.node} for r in pair)
+                made |= cpu - portable
+    assert {"HardSigmoid", "Mul"} <= made
+
+
+NETWORK = """
+a = Conv<pads=[1, 1, 1, 1]>(x, w)
+b = Relu(a)
+c = Conv<pads=[1, 1, 1, 1]>(b, v)
+s = Add(b, c)
+d = Relu(s)
+e = Conv<strides=[2, 2]>(d, v)
+f = Relu(e)
+g = Conv<pads=[1, 1, 1, 1]>(f, v)
+h = Add(f, g)
+i = Relu(h)
+j = GlobalAveragePool(i)
+k = Flatten(j)
+y = MatMul(k, m)
+"""
+
+
+def _network(dtype: str = "float32") -> onnx.ModelProto:
+    params = {"w": weights(16, 3, 3, 3), "v": weights(16, 16, 3, 3), "m": weights(16, 4)}
+    return build(NETWORK, {"x": ("N", 3, 12, 12)}, params, dtype=dtype)
+
+
+def _reorderings(model: onnx.ModelProto, folder: Path) -> int:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    onnxruntime.InferenceSession(model.SerializeToString(), options)
+    optimised = onnx.load(folder / "optimised.onnx")
+    names = [node.op_type for node in optimised.graph.node]
+    if not any(node.domain == "com.microsoft.nchwc" for node in optimised.graph.node):
+        pytest.skip("this processor's onnxruntime has no blocked layout")
+    return sum(name.startswith("Reorder") for name in names)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_products_stay_in_the_blocked_layout(form: str, tmp_path: Path) -> None:
+    portable, cpu = (
+        _reorderings(FORMS[form](_network(), target=t).proto(), tmp_path)
+        for t in ("portable", "cpu")
+    )
+    assert cpu < portable
+    assert cpu <= 8
+
+
+def test_other_dtypes_are_left_alone() -> None:
+    for dtype in ("float64", "float16"):
+        for form in FORMS.values():
+            assert _bare(form(_network(dtype), target="cpu")) == _bare(form(_network(dtype)))
+
+
+def test_a_lowered_model_is_accepted_again() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 3, 12, 12)).astype(FLOAT)
+    u = np.random.default_rng(1).standard_normal(x.shape).astype(FLOAT)
+    results = []
+    for target in ("portable", "cpu"):
+        result = hvp(_network(), loss="squared_norm", target=target)
+        values = ort(result.proto(), {"x": x, result.names["seeds"]["x"]: u})
+        results.append(values[result.names["results"]["x"]["hvp"]])
+    assert_close(results[1], results[0], TOLERANCES["float32"], "H u")
+    first = grad(_network(), loss="squared_norm", target="cpu")
+    onnx.checker.check_model(vjp(first).proto(), full_check=True)
+
+
+def test_an_unknown_target_is_refused() -> None:
+    with pytest.raises(onnxjvp.UsageError, match="no target 'tpu'; choose portable, cpu"):
+        jvp(_network(), target="tpu")
