@@ -32,7 +32,15 @@ FILES = {
     "vgg16": "torch_vgg16_torchscript",
     "transformer_post": "torch_transformer_post_dynamo",
 }
-RATIOS = ("jvp", "vjp", "onnx-ad forward", "onnx-ad reverse", "torch vjp", "torch forward")
+RATIOS = (
+    "jvp",
+    "vjp",
+    "vjp portable",
+    "onnx-ad forward",
+    "onnx-ad reverse",
+    "torch vjp",
+    "torch forward",
+)
 OWN = "torch vjp over its own forward"
 
 
@@ -44,11 +52,13 @@ def compare(name: str, rounds: int, versions: dict[str, str]) -> dict[str, Any]:
     point, u, cotangent = draw(x, 0), draw(x, 1), draw(y, 2)
     arrays = {"x": point, "x_u": u, "y_ct": cotangent}
     plain.feeds["x"] = point
-    jvp, vjp = onnxjvp.jvp(path), onnxjvp.vjp(path, ["x"], ["y"])
+    jvp = onnxjvp.jvp(path, target="cpu")
+    vjp, portable = (onnxjvp.vjp(path, target=target) for target in ("cpu", "portable"))
     runs = {
         "forward": plain,
         "jvp": Run(jvp.model, {"x": point, jvp.names["seeds"]["x"]: u}),
         "vjp": Run(vjp.model, {"x": point, vjp.names["cotangents"]["y"]: cotangent}),
+        "vjp portable": Run(portable.model, {"x": point, "y_ct": cotangent}),
         "onnx-ad forward": peer.forward(point, u),
         "onnx-ad reverse": peer.reverse(point, cotangent),
     }
@@ -97,7 +107,7 @@ def main() -> None:
         f"Time over onnxruntime's plain forward, medians of {args.rounds} interleaved rounds, "
         f"batch 1, {THREADS} threads in every runtime, onnxruntime without spinning, in float32. "
         "Random weights; batch normalisation is folded by the exporter where a convolution comes "
-        "before it. `torch vjp` is eager torch's forward and backward pass in x. onnx-ad has a "
+        "before it. `jvp` and `vjp` are written for `--target cpu`. `torch vjp` is eager torch's forward and backward pass in x. onnx-ad has a "
         "copy of each file with all dimensions fixed; the last column is what it said to the file "
         "with a dynamic batch. `agrees` has the differences from onnxjvp's result, relative, in "
         "the Euclidean norm, and how far torch's own result moves when x is rounded otherwise. "

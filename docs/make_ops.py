@@ -9,6 +9,7 @@ import onnxjvp.rules
 from onnxjvp.rules.kinds import KIND_NAMES, Rule, Zero
 from onnxjvp.rules.leading import LEADING
 from onnxjvp.rules.registry import RULES
+from onnxjvp.rules.transposes import TRANSPOSES
 
 HEAD = """# Operators
 
@@ -20,14 +21,16 @@ element, chosen by the primal. *push*: tangents written by hand. What these mean
 [architecture.md](architecture.md).
 
 **In**: the operands that a derivative may be taken in. **Lanes**: whether several directions run
-through one node (*one*), or the node is repeated for each (*each*), in stacked layouts.
+through one node (*one*), or the node is repeated for each (*each*), where directions or lanes are
+folded into one batch. **Transposed**: by an entry of its own in the transpose table (*own*), or
+through the operators that its tangent is made of (*made*).
 
 Names without a domain are of the standard one. `SiLU` and `TrainingBatchNormalization` are not
 operators: the first is the group x · Sigmoid(x), the second BatchNormalization with
 `training_mode=1`.
 
-| operator | kind | in | lanes | derivative |
-|---|---|---|---|---|
+| operator | kind | in | lanes | transposed | derivative |
+|---|---|---|---|---|---|
 """
 
 
@@ -40,8 +43,9 @@ def row(name: str, rule: Rule) -> str:
     kind = KIND_NAMES[type(rule)]
     if kind not in ("linear", "zero"):
         lanes = "one"  # what these emit is made of operators that have an entry
+    transposed = "–" if isinstance(rule, Zero) else "own" if name in TRANSPOSES else "made"
     source = rule.source.replace("|", "\\|")
-    return f"| `{name}` | {kind} | {operands} | {lanes} | {source} |\n"
+    return f"| `{name}` | {kind} | {operands} | {lanes} | {transposed} | {source} |\n"
 
 
 def main() -> int:

@@ -65,6 +65,8 @@ def heat_map(
         extent=(-0.5, matrix.shape[1] - 0.5, matrix.shape[0] - 0.5, -0.5),
     )
     shape = " × ".join(map(str, np.shape(array)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     axes.set_title(f"Jacobian of {output} in {variable} [{shape}]" if title is None else title)
     axes.set_xlabel(f"{variable}, element (row-major)")
     axes.set_ylabel(f"{output}, element (row-major)")

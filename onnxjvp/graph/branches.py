@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from onnxjvp.graph.shapes import constant
+from onnxjvp.graph import dims
+from onnxjvp.graph.shapes import Shapes, constant, shape_function
 
 #: the bodies of If, in the order in which they are dealt with
 BRANCHES = ("then_branch", "else_branch")
@@ -24,6 +25,19 @@ def bodies(node: ir.Node) -> tuple[ir.Graph, ir.Graph]:
     """The bodies of an If."""
     then, otherwise = (node.attributes[name].as_graph() for name in BRANCHES)
     return then, otherwise
+
+
+@shape_function("If")
+def _if(shapes: Shapes, node: ir.Node) -> None:
+    """What both branches agree on; where their ranks differ, what is declared stays."""
+    for output, *ends in zip(node.outputs, *(body.outputs for body in bodies(node)), strict=True):
+        first, second = ends
+        if output.dtype is None and first.dtype == second.dtype and first.type is not None:
+            output.type = first.type
+        if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):
+            continue
+        pairs = zip(first.shape.dims, second.shape.dims, strict=True)
+        shapes.put(output, [a if a == b else dims.fresh() for a, b in pairs])
 
 
 def normalise(model: ir.Model) -> None:

@@ -7,7 +7,6 @@ weights are shared, everything else is copied.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,16 +16,12 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape functions)
 from onnxjvp.errors import InvalidModelError, UsageError
-from onnxjvp.graph import branches, dims
-from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.branches import normalise
+from onnxjvp.graph.inference import infer
 from onnxjvp.graph.opset import at_opset, opset_of, skeleton
 from onnxjvp.graph.regions import captured
 from onnxjvp.graph.shapes import Shapes, constant
-
-#: what a shape function meets in a node that contradicts its operands
-BAD_NODE = (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UnknownTypeError)
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -76,7 +71,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
         ) from error
     _inline(working)
     _drop_default_inputs(working)
-    branches.normalise(working)
+    normalise(working)
     before = opset_of(working)
     working = at_opset(working, opset)
     _expose_dropout_masks(working)
@@ -84,7 +79,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
         v.name or "": None if v.shape is None else v.shape.copy()
         for v in (*working.graph.inputs, *working.graph.outputs)
     }
-    shapes = _infer(working)
+    shapes = infer(working)
     raised_from = before if opset_of(working) != before else None
     return Source(working, shapes, raised_from, declared)
 
@@ -307,100 +302,3 @@ def _expose_dropout_masks(model: ir.Model) -> None:
             node.resize_outputs(2)
         if not node.outputs[1].name:
             node.outputs[1].name = f"{node.outputs[0].name}/mask"
-
-
-def _infer(model: ir.Model) -> Shapes:
-    shapes = Shapes(dict(model.opset_imports))
-    inferred = _inferred_types(model)
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        if value.const_value is not None:
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-            value.dtype = value.const_value.dtype
-        elif value.shape is not None:
-            value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
-    for node in model.graph:
-        _infer_node(shapes, node, inferred)
-    return shapes
-
-
-def _infer_node(shapes: Shapes, node: ir.Node, inferred: Types) -> None:
-    for output in node.outputs:
-        _declare(output, inferred.get(output.name or ""))
-    if branches.is_if(node):
-        for body in branches.bodies(node):
-            for inner in body:
-                _infer_node(shapes, inner, inferred)
-    if node.op_type == "Constant" and (array := constant(node.outputs[0])) is not None:
-        shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
-        return
-    declared = [output.shape for output in node.outputs]
-    try:
-        shapes.infer(node)
-    except BAD_NODE as error:
-        shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
-        raise InvalidModelError(
-            f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "
-            f"{error}. Export the model again, or repair it"
-        ) from error
-    for output, shape in zip(node.outputs, declared, strict=True):
-        # what a file says of its shapes is not always true: it serves only where ours end
-        output.shape = shape if output.shape is None else output.shape
-
-
-def _inferred_types(model: ir.Model) -> dict[str, onnx.TypeProto]:
-    """What onnx's inference says of every value: strictly, so that nodes must fit their operands.
-
-    Shapes that the file declares for results are left out: exporters write wrong ones, and onnx
-    itself miscounts the windows of some pools. Its data propagation is off: it allocates whatever
-    a file tells it to.
-    """
-    bare = skeleton(model)
-    foreign = {v for node in bare.graph.node if node.domain for v in node.output}
-    declared = [v for v in bare.graph.value_info if v.name in foreign]
-    del bare.graph.value_info[:]
-    bare.graph.value_info.extend(declared)
-    for output in bare.graph.output:
-        if output.name not in foreign:
-            output.type.tensor_type.ClearField("shape")
-    try:
-        proto = onnx.shape_inference.infer_shapes(bare, strict_mode=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
-        if not _is_beyond_inference(str(error)):
-            raise InvalidModelError(
-                f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export "
-                "the model again, or repair it"
-            ) from error
-        proto = onnx.shape_inference.infer_shapes(bare)
-    return {v.name: v.type for v in (*proto.graph.value_info, *proto.graph.output)}
-
-
-def _is_beyond_inference(message: str) -> bool:
-    """Whether strict inference failed for want of a type, or inside an operator's definition."""
-    found = re.search(r"op_type:(\w+)", message)
-    if "expected to have type" in message or found is None:
-        return True
-    return message.count("op_type:") > 1 or not onnx.defs.has(found[1])
-
-
-def _declare(value: ir.Value, proto: onnx.TypeProto | None) -> None:
-    """The type that onnx infers; where it infers no shape, the shape that the file declares."""
-    if value.shape is not None:
-        value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
-    if proto is None or not proto.HasField("tensor_type"):
-        return
-    if proto.tensor_type.elem_type:
-        value.dtype = ir.DataType(proto.tensor_type.elem_type)
-    if proto.tensor_type.HasField("shape"):
-        value.shape = ir.Shape(
-            [
-                _dim(d.dim_value) if d.HasField("dim_value") else dims.symbol(d.dim_param)
-                for d in proto.tensor_type.shape.dim
-            ]
-        )
-
-
-def _dim(dim: dims.Dim) -> dims.Dim:
-    """As declared, but -1 (some exporters' word for unknown) is an unknown."""
-    if isinstance(dim, int):
-        return dim if dim >= 0 else dims.fresh()
-    return dims.symbol(dim.value)

@@ -34,7 +34,8 @@ class Ops:
         self.linear: set[ir.Value] = set()
         self.sizes_at_run_time = Sizes(self, graph)
         self._constants: dict[tuple[ir.DataType, tuple[int, ...], bytes], ir.Value] = {}
-        self._count = 0
+        #: what names of recorded values end in; bodies count on with those around them
+        self.numbers = itertools.count(1)
 
     # -- nodes ---------------------------------------------------------------------------------
 
@@ -77,9 +78,9 @@ class Ops:
         return outputs
 
     def _record(self, node: ir.Node) -> Sequence[ir.Value]:
-        self._count += 1
+        number = next(self.numbers)
         for i, output in enumerate(node.outputs):
-            output.name = f"{MADE}{self._count}.{i}"
+            output.name = f"{MADE}{number}.{i}"
         self.shapes.infer(node)
         if any(v in self.linear for v in node.inputs if v is not None):
             self.linear.update(node.outputs)
@@ -88,9 +89,8 @@ class Ops:
 
     def seed(self, like: ir.Value, leading: Dims = (), *, linear: bool = True) -> ir.Value:
         """A new value, linear by default, given from outside: [*leading, *shape of `like`]."""
-        self._count += 1
         value = ir.Value(
-            name=f"{MADE}{self._count}",
+            name=f"{MADE}{next(self.numbers)}",
             shape=ir.Shape((*leading, *dims.of(like))),
             type=ir.TensorType(_known(like.dtype)),
         )
@@ -107,8 +107,7 @@ class Ops:
         content = content.reshape(np.shape(array))
         key = (dtype, content.shape, content.tobytes())
         if key not in self._constants:
-            self._count += 1
-            name = f"{MADE}{self._count}"
+            name = f"{MADE}{next(self.numbers)}"
             self._constants[key] = ir.Value(
                 name=name,
                 shape=ir.Shape(content.shape),

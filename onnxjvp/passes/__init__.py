@@ -1,0 +1,3 @@
+"""Passes over models. Importing this fills the tables for operators with bodies."""
+
+from onnxjvp.passes import branches  # noqa: F401

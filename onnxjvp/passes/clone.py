@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.branches import is_if
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, captured
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
+from onnxjvp.passes.bodies import reads, rebuilt
 from onnxjvp.passes.linearize import (
     Liveness,
     Program,
@@ -126,12 +128,14 @@ class StackedClone:
         """The region on x's lane; the same region reading and giving the new values."""
         inner: dict[ir.Value, ir.Value] = {}
         for node in region.nodes:
-            if any(v in self.stacks or v in self.primals for v in captured(node)):
+            if not is_if(node) and any(
+                v in self.stacks or v in self.primals for v in captured(node)
+            ):
                 raise RefusedError(
                     "its body reads a value that the stacked layout moves; use --layout split"
                 )
-            read = [v if v is None else inner.get(v) or self.primal(v) for v in node.inputs]
-            new = self.op.like(node, read)
+            read = [v if v is None else inner.get(v) or self.primal(v) for v in reads(node)]
+            new = rebuilt(self.op, node, read)
             for old, value in zip(node.outputs, new, strict=True):
                 value.shape, value.type = old.shape, old.type
                 if not old.name:

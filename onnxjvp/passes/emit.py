@@ -10,9 +10,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
+from onnxjvp.graph.branches import bodies, is_if
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import MADE, Ops
 from onnxjvp.graph.regions import captured
+from onnxjvp.passes.bodies import open_all
 
 #: the newest IR version that released runtimes read
 NEWEST_IR_VERSION = 13
@@ -37,6 +39,7 @@ def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) 
     """
     graph = source.graph
     prefix = _new_prefix(taken_names(graph))
+    open_all(op.nodes)
     graph.extend(op.nodes)
     results: list[ir.Value] = []
     for end in outputs:
@@ -109,9 +112,18 @@ def _remove_dead(graph: ir.Graph, outputs: Sequence[ir.Value]) -> None:
             graph.initializers.add(value)
 
 
+def _with_branches(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph and those of the branches inside it."""
+    for node in graph:
+        yield node
+        for body in bodies(node) if is_if(node) else ():
+            yield from _with_branches(body)
+
+
 def _name_recorded(graph: ir.Graph, prefix: str) -> None:
     """Names for what the builder made: they all start with MADE."""
-    made = [v for n in graph for v in n.outputs if v.name and v.name.startswith(MADE)]
+    every = (v for n in _with_branches(graph) for v in n.outputs)
+    made = [v for v in every if v.name and v.name.startswith(MADE)]
     made += [v for v in graph.initializers.values() if v.name and v.name.startswith(MADE)]
     for i, value in enumerate(made):
         producer = value.producer()
@@ -139,8 +151,11 @@ def _forget_inferred(
     What was recorded says its shape where a runtime would lose count of it: behind a Reshape, say,
     where two values that a product meets would no longer be known to have one shape.
     """
-    for value in (v for n in graph for v in n.outputs if v not in results):
+    for value in (v for n in _with_branches(graph) for v in n.outputs if v not in results):
         producer = value.producer()
+        if value.is_graph_output():  # of a branch
+            value.shape = None
+            continue
         named = value.shape is not None and all(map(dims.is_named, value.shape.dims))
         if value in recorded and named and producer is not None:
             if producer.op_type in LOSING_SHAPES:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -47,6 +47,19 @@ class Liveness:
         return bool(self._refused_regions) and not all(known)
 
 
+@dataclass(frozen=True)
+class Flow:
+    """What becomes of derivatives inside the bodies of a region."""
+
+    live: tuple[ir.Value, ...]  # the region's outputs that have a derivative
+    cuts: tuple[str, ...]
+    refusal: str | None
+
+
+#: operator → how derivatives flow from its live operands through its bodies
+FLOWS: dict[str, Callable[[Region, Set[int]], Flow]] = {}
+
+
 @dataclass
 class Program:
     """A linear map from seeds to outs, as detached nodes.
@@ -88,7 +101,17 @@ def live_inputs(region: Region, live: Set[ir.Value]) -> set[int]:
 
 def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Liveness:
     """Which values have a tangent, and every node on the way that has no rule for it."""
-    ordered = _needed(regions(source.graph, keep=wrt), outputs)
+    return analyse_nodes(source.graph, wrt, outputs, wrt)
+
+
+def analyse_nodes(
+    nodes: Iterable[ir.Node],
+    wrt: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    keep: Sequence[ir.Value],
+) -> Liveness:
+    """`analyse`, of nodes in order; values in `keep` do not disappear inside a region."""
+    ordered = _needed(regions(nodes, keep=keep), outputs)
     live: set[ir.Value] = set(wrt)
     cuts, refused, hopeless = [], [], []
     for region in ordered:
@@ -97,6 +120,12 @@ def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]
             continue
         floats = [v for v in region.outputs if is_float(v)]
         reason = _refusal(region, inputs)
+        if reason is None and floats and region.label in FLOWS:
+            flow = FLOWS[region.label](region, inputs)
+            reason, floats = flow.refusal, list(flow.live)
+            cuts += flow.cuts
+            if not floats and reason is None:
+                continue
         if reason is not None:
             refused.append((name_of(region), region.label, reason))
             hopeless.append(region)
@@ -123,10 +152,11 @@ def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Regio
 def _refusal(region: Region, inputs: set[int]) -> str | None:
     rule = rule_for(region)
     outputs = [v for v in region.outputs if v.name]
-    if rule is None:
+    if rule is None or region.label in FLOWS:
         # an operator that yields integers or booleans is piecewise constant, whatever it is
         if outputs and all(v.dtype is not None and not is_float(v) for v in outputs):
             return None
+    if rule is None:
         return "it has no derivative rule"
     if isinstance(rule, Zero):
         return None
@@ -136,6 +166,8 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
         return f"its rule gives no derivative in operand {names}, which depends on the input"
     if isinstance(rule, Linear) and rule.refuse is not None:
         return rule.refuse(region)
+    if any(v.dtype is None for v in outputs):
+        return "the dtype of its output cannot be inferred"
     if any(v.shape is None for v in outputs if is_float(v)):
         return "the rank of its output cannot be inferred"
     for value in region.inputs:
@@ -171,7 +203,20 @@ def linearize(
       UnsupportedOpError: nodes on a live path have no rule; all of them are listed.
     Cost: linear in nodes.
     """
-    liveness = analyse(source, wrt, outputs)
+    program, liveness, refused = linearize_nodes(source.graph, op, wrt, outputs, wrt)
+    refuse(refused, wrt)
+    return program, liveness
+
+
+def linearize_nodes(
+    nodes: Iterable[ir.Node],
+    op: Ops,
+    wrt: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    keep: Sequence[ir.Value],
+) -> tuple[Program, Liveness, list[tuple[str, str, str]]]:
+    """`linearize`, of nodes in order; nodes that are refused are returned, not raised."""
+    liveness = analyse_nodes(nodes, wrt, outputs, keep)
     refused = list(liveness.refused)
     seeds = [op.seed(v) for v in wrt]
     tangents: dict[ir.Value, ir.Value] = dict(zip(wrt, seeds, strict=True))
@@ -199,10 +244,9 @@ def linearize(
             own = tangents.get(output)
             tangents[output] = tangent if own is None else op.Add(tangent, own)
             tangent_of.setdefault(tangents[output], output)
-    refuse(refused, wrt)
     program = program_of(op, seeds, [tangents.get(v) for v in outputs])
     program.tangent_of.update(tangent_of)
-    return program, liveness
+    return program, liveness, refused
 
 
 def _placeholders(op: Ops, region: Region) -> list[ir.Value | None]:

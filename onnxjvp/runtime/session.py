@@ -167,7 +167,7 @@ class Binding:
 
         Sizes stay on the host all the same, since that is where operators read them.
         """
-        # a binding that is run again writes over the outputs of its last run
+        # what stays bound is written over by the next run
         self._io.clear_binding_outputs()
         for name in stay:
             self._io.bind_output(name, "cpu" if name in self._sizes else self._device, 0)

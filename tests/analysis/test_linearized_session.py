@@ -114,6 +114,14 @@ def test_what_is_held_is_not_the_callers() -> None:
     assert_same(after, {name: 2 * array for name, array in kept.items()})
 
 
+def test_an_output_that_is_held_is_not_the_callers() -> None:
+    """exp is its own slope."""
+    session = LinearizedSession(onnxjvp.linearize(build("y = Exp(x)", {"x": (2,)})))
+    y = session.at({"x": np.array([0.0, np.log(2)])})["y"]
+    y[:] = 0
+    np.testing.assert_allclose(session.jvp({"x": np.ones(2)})["y"], [1, 2])
+
+
 def test_arrays_of_any_layout() -> None:
     session, x = started("relu"), point("relu")
     want = session.at(x)
@@ -214,8 +222,16 @@ def test_points_and_cotangents_that_do_not_fit() -> None:
     assert session.vjp(random_like({"y": np.ones((2, 3)), "z": np.ones((2, 3))}))
 
 
-def test_batch_sizes_of_weights_stay_checked() -> None:
-    """The size of an inner value follows from the point."""
+def test_sizes_without_a_name_are_those_of_the_point() -> None:
+    model = build("y = Exp(x)", {"x": (None, 3)})
+    session = LinearizedSession(onnxjvp.linearize(model, directions="K"))
+    session.at({"x": np.ones((2, 3))})
+    for product, name in ((session.jvp, "x"), (session.vjp, "y")):
+        with pytest.raises(InputError, match=f"{name} has size 1 on axis 1, the model takes 2"):
+            product({name: np.ones((5, 1, 3))})
+
+
+def test_sizes_of_inner_values_are_those_of_the_point() -> None:
     session = started("relu", wrt=["a"])
     session.at(point("relu"))
     with pytest.raises(InputError, match="a has size 1 on axis 0, the model takes 2"):

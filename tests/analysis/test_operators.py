@@ -120,7 +120,7 @@ def test_f_of_x_comes_along() -> None:
 def test_svd_of_a_trained_network() -> None:
     path = str(MODELS / "digits_cnn.onnx")
     operator = jacobian_operator(path, trained_point(path))
-    _, found, _ = svds(operator, k=4, rng=np.random.default_rng(0))
+    _, found, _ = svds(operator, k=4, v0=np.ones(min(operator.shape)))
     _, wanted, _ = np.linalg.svd(dense(operator))
     assert_close(np.sort(found)[::-1], wanted[:4], TOLERANCES["float32"], "singular values")
 

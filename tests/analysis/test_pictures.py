@@ -41,7 +41,7 @@ def test_a_picture_is_written(tmp_path: Path, axes: list[object], ending: str) -
     (image,) = drawn.get_images()
     assert image.get_clim() == (-17.0, 17.0)
     np.testing.assert_array_equal(image.get_array(), array.reshape(2, 12))
-    assert image.get_extent() == [-0.5, 11.5, 1.5, -0.5]
+    assert list(image.get_extent()) == [-0.5, 11.5, 1.5, -0.5]
 
 
 def test_elements_that_are_no_numbers(tmp_path: Path, axes: list[object]) -> None:
@@ -73,7 +73,7 @@ def test_large_jacobians_keep_their_extremes(
     np.testing.assert_array_equal(
         image.get_array(), [[0, 0, 0, 0, 0], [0, 0, -2, 0, 0], [0, 0, 0, 0, 1]]
     )
-    assert image.get_extent() == [-0.5, 16.5, 2.5, -0.5]
+    assert list(image.get_extent()) == [-0.5, 16.5, 2.5, -0.5]
 
 
 def test_refusals(tmp_path: Path) -> None:

@@ -646,10 +646,10 @@ CASES += [
         OpCase(
             f"Resize to sizes that are fed, {mode}",
             f'y = Resize<mode="{mode}">(x, , , s)',
-            {"x": ("N", 2, "H", "W"), "s": ints(2, 2, 5, 7)},
-            sizes={"N": 2, "H": 3, "W": 4},
+            {"x": ("B", 2, "H", "W"), "s": ints(2, 2, 5, 7)},
+            sizes={"B": 2, "H": 3, "W": 4},
         )
-        for mode in ("nearest", "linear", "cubic")
+        for mode in ("nearest", "linear")
     ),
     OpCase(
         "Resize that crops named axes and keeps the size",
@@ -657,6 +657,7 @@ CASES += [
         'coordinate_transformation_mode="tf_crop_and_resize">(x, r, , s)',
         _PICTURE,
         {"r": np.array([0.1, -0.2, 0.8, 1.3]), "s": ints(3, 4)},
+        evaluated="onnxruntime copies x where no size changes",
     ),
     OpCase(
         "Resize smaller, cubic, antialias",

@@ -135,16 +135,11 @@ def test_fixed_sizes_give_the_same(case: OpCase) -> None:
     _check_same_product(case, _with_sizes(case, shapes))
 
 
-_KERNEL, _CHANNELS = "the size of its kernel", "how many channels it slides over"
 #: cases that are refused where no size of an input is known
 NEEDS_SIZES = {
-    "Conv, all live": _KERNEL,
-    "Conv, only W live": _KERNEL,
-    "Conv 1-D, groups, all live": _KERNEL,
-    "ConvTranspose, all live": _KERNEL,
-    "ConvTranspose, only W live": _KERNEL,
     "ConvTranspose, output_shape": "how much it pads",
-    **{case.name: _CHANNELS for case in CASES if case.name.startswith("LRN")},
+    **{case.name: "its channels" for case in CASES if case.name.startswith("LRN")},
+    **{case.name: "its kernel" for case in CASES if "Conv" in case.body and "w" in case.inputs},
 }
 #: cases whose outputs' ranks are not known then either
 NEEDS_RANKS = {"Squeeze of all"}

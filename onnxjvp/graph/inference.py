@@ -1,0 +1,140 @@
+"""Shapes of a whole model: ours where there is a function, onnx's, and what the file declares."""
+
+from __future__ import annotations
+
+import re
+
+import onnx
+import onnx_ir as ir
+
+import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape functions)
+from onnxjvp.errors import InvalidModelError
+from onnxjvp.graph import dims
+from onnxjvp.graph.branches import BRANCHES, is_if
+from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.opset import skeleton
+from onnxjvp.graph.shapes import Shapes, constant
+
+#: what a shape function meets in a node that contradicts its operands
+BAD_NODE = (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UnknownTypeError)
+
+
+def infer(model: ir.Model) -> Shapes:
+    """Write a dtype and dimensions onto every value of a model, bodies of If included.
+
+    Raises:
+      InvalidModelError: nodes that do not fit their operands.
+    Cost: linear in nodes; no weight is read.
+    """
+    shapes = Shapes(dict(model.opset_imports))
+    inferred = _inferred(model)
+    for value in (*model.graph.inputs, *model.graph.initializers.values()):
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.dtype = value.const_value.dtype
+        elif value.shape is not None:
+            value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
+    _infer_graph(shapes, model.graph, inferred)
+    return shapes
+
+
+def _infer_graph(
+    shapes: Shapes, graph: ir.Graph, inferred: onnx.GraphProto, inside: bool = False
+) -> None:
+    types = {v.name: v.type for v in (*inferred.value_info, *inferred.output)}
+    twins = {node.output[0]: node for node in inferred.node if node.output}
+    for node in graph:
+        for output in node.outputs:
+            _declare(output, types.get(output.name or ""))
+        if is_if(node):
+            twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
+            for branch in BRANCHES:
+                _infer_graph(shapes, node.attributes[branch].as_graph(), twin[branch], inside=True)
+        _infer_node(shapes, node, inside)
+
+
+def _infer_node(shapes: Shapes, node: ir.Node, inside: bool) -> None:
+    if node.op_type == "Constant" and (array := constant(node.outputs[0])) is not None:
+        shapes.put(node.outputs[0], array.shape, ir.DataType.from_numpy(array.dtype))
+        return
+    declared = [output.shape for output in node.outputs]
+    try:
+        shapes.infer(node)
+    except BAD_NODE as error:
+        if inside:
+            return  # exporters leave such nodes in branches that are never taken
+        shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
+        raise InvalidModelError(
+            f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "
+            f"{error}. Export the model again, or repair it"
+        ) from error
+    for output, shape in zip(node.outputs, declared, strict=True):
+        # what a file says of its shapes is not always true: it serves only where ours end
+        output.shape = shape if output.shape is None else output.shape
+
+
+def _inferred(model: ir.Model) -> onnx.GraphProto:
+    """The graph with what onnx's inference says of every value.
+
+    It is strict, so that nodes must fit their operands. Shapes that the file declares for results
+    are left out: exporters write wrong ones, and onnx itself miscounts the windows of some pools.
+    Its data propagation is off: it allocates whatever a file tells it to.
+    """
+    bare = skeleton(model)
+    _forget_declared(bare.graph)
+    try:
+        proto = onnx.shape_inference.infer_shapes(bare, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        if not _is_beyond_inference(str(error)):
+            raise InvalidModelError(
+                f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export "
+                "the model again, or repair it"
+            ) from error
+        proto = onnx.shape_inference.infer_shapes(bare)
+    return proto.graph
+
+
+def _forget_declared(graph: onnx.GraphProto) -> None:
+    foreign = {v for node in graph.node if node.domain for v in node.output}
+    declared = [v for v in graph.value_info if v.name in foreign]
+    del graph.value_info[:]
+    graph.value_info.extend(declared)
+    for output in graph.output:
+        if output.name not in foreign:
+            output.type.tensor_type.ClearField("shape")
+    for node in graph.node:
+        if node.op_type == "If" and not node.domain:
+            for attribute in node.attribute:
+                _forget_declared(attribute.g)
+
+
+def _is_beyond_inference(message: str) -> bool:
+    """Whether strict inference failed for want of a type, or inside an operator's definition."""
+    found = re.search(r"op_type:(\w+)", message)
+    if "expected to have type" in message or found is None:
+        return True
+    return message.count("op_type:") > 1 or not onnx.defs.has(found[1])
+
+
+def _declare(value: ir.Value, proto: onnx.TypeProto | None) -> None:
+    """The type that onnx infers; where it infers no shape, the shape that the file declares."""
+    if value.shape is not None:
+        value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
+    if proto is None or not proto.HasField("tensor_type"):
+        return
+    if proto.tensor_type.elem_type:
+        value.dtype = ir.DataType(proto.tensor_type.elem_type)
+    if proto.tensor_type.HasField("shape"):
+        value.shape = ir.Shape(
+            [
+                _dim(d.dim_value) if d.HasField("dim_value") else dims.symbol(d.dim_param)
+                for d in proto.tensor_type.shape.dim
+            ]
+        )
+
+
+def _dim(dim: dims.Dim) -> dims.Dim:
+    """As declared, but -1 (some exporters' word for unknown) is an unknown."""
+    if isinstance(dim, int):
+        return dim if dim >= 0 else dims.fresh()
+    return dims.symbol(dim.value)

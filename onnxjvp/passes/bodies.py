@@ -1,0 +1,213 @@
+"""Bodies of If that say what they read: how nodes with bodies are recorded, changed and emitted.
+
+ONNX lets a body read the graphs around it by name. A recorded If is *closed* instead: it has an
+operand per value that its bodies read, and each body an input for it. So an If is a node like any
+other: what is substituted for an operand, or is linear in it, needs no look inside. `opened` turns
+it into the operator that ONNX has. Constants of the main graph are read as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxjvp.graph import dims
+from onnxjvp.graph.branches import BRANCHES, bodies, is_if
+from onnxjvp.graph.dims import Dim, UnknownTypeError
+from onnxjvp.graph.ops import Ops, Sizes
+from onnxjvp.graph.regions import captured
+from onnxjvp.graph.shapes import constant
+
+Outs = Sequence[ir.Value]
+
+
+class Operands:
+    """The operands of an If in the making, which its two bodies share."""
+
+    def __init__(self) -> None:
+        self.values: list[ir.Value] = []
+        self._read: dict[ir.Value, int] = {}
+
+    def add(self, value: ir.Value) -> int:
+        """An operand of its own, whatever others hold the same value."""
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def reading(self, value: ir.Value) -> int:
+        if value not in self._read:
+            self._read[value] = self.add(value)
+        return self._read[value]
+
+
+class Body(Ops):
+    """A builder inside a body. Constants are those of the builder around it."""
+
+    def __init__(self, outer: Ops, operands: Operands) -> None:
+        super().__init__(outer.shapes)
+        self.outer = outer
+        self.operands = operands
+        self.numbers = outer.numbers
+        self.sizes_at_run_time = _Sizes(self)
+        #: index of an operand → what it is called in here
+        self.inputs: dict[int, ir.Value] = {}
+
+    def const(self, array: object, like: ir.Value | ir.DataType) -> ir.Value:
+        return self.outer.const(array, like)  # type: ignore[arg-type]
+
+    def read(self, value: ir.Value) -> ir.Value:
+        """A value of the graph around, as it is called in here."""
+        return value if constant(value) is not None else self.input(self.operands.reading(value))
+
+    def input(self, index: int) -> ir.Value:
+        if index not in self.inputs:
+            value = self.operands.values[index]
+            name = f"{value.name}/{next(self.numbers)}"
+            found = ir.Value(name=name, shape=value.shape, type=value.type)
+            self.shapes.put(found, None, content=self.shapes.content(value))
+            if value in self.outer.linear:
+                self.linear.add(found)
+            self.inputs[index] = found
+        return self.inputs[index]
+
+    def copy(self, body: ir.Graph, values: dict[ir.Value, ir.Value]) -> list[ir.Value]:
+        """Record the nodes of a body on other values, and return its outputs.
+
+        Args:
+          values: what stands for each of `inside`; is filled with what stands for the others.
+        """
+        for node in body:
+            self.copy_node(node, values)
+        return [values.get(v, v) for v in body.outputs]
+
+    def copy_node(self, node: ir.Node, values: dict[ir.Value, ir.Value]) -> None:
+        array = constant(node.outputs[0]) if node.op_type == "Constant" else None
+        if array is not None:
+            values[node.outputs[0]] = self.const(array, ir.DataType.from_numpy(array.dtype))
+            return
+        read = [v if v is None else values.get(v, v) for v in reads(node)]
+        for old, new in zip(node.outputs, rebuilt(self, node, read), strict=True):
+            new.shape, new.type = old.shape, old.type
+            if not old.name:
+                new.name = ""  # an optional output that was left out
+            values[old] = new
+
+    def graph(self, outs: Outs, kept: Sequence[int]) -> ir.Graph:
+        """What was recorded and leads to some values, as the body of an If that has `kept`."""
+        ends: list[ir.Value] = []
+        for out in outs:
+            made = out.producer() is not None and out not in self.inputs.values()
+            if not made or constant(out) is not None or out in ends:
+                shape, out = out.shape, self.Identity(out)
+                out.shape = shape
+            ends.append(out)
+        nodes = _leading_to(self.nodes, ends)
+        return ir.Graph([self.input(i) for i in kept], ends, nodes=nodes, name="branch")
+
+
+class _Sizes(Sizes):
+    """Sizes are read outside where they can be: nothing is computed in here for its shape alone."""
+
+    def __init__(self, body: Body) -> None:
+        super().__init__(body, None)
+        self._body = body
+
+    def _size(self, dim: Dim) -> ir.Value:
+        if dim not in self._read:
+            try:
+                self._read[dim] = self._body.read(self._body.outer.as_tensor((dim,)))
+            except UnknownTypeError:
+                return super()._size(dim)
+        return self._read[dim]
+
+
+def reads(node: ir.Node) -> tuple[ir.Value | None, ...]:
+    """What a node reads: its operands, and then what its bodies read of the graphs around them."""
+    return (*node.inputs, *captured(node))
+
+
+def inside(node: ir.Node, body: ir.Graph) -> list[ir.Value]:
+    """What a body of an If calls the values that follow the condition in `reads`."""
+    return [*body.inputs, *captured(node)]
+
+
+def rebuilt(op: Ops, node: ir.Node, read: Sequence[ir.Value | None]) -> Outs:
+    """The node on other values, those that its bodies read among them."""
+    count = len(node.inputs)
+    if list(read[count:]) == captured(node):
+        return op.like(node, read[:count])
+    assert is_if(node), "a body that cannot be rebuilt is refused before"
+    operands, arms = Operands(), []
+    for body in bodies(node):
+        arm = Body(op, operands)
+        values = {v: arm.read(_there(r)) for v, r in zip(inside(node, body), read[1:], strict=True)}
+        arms.append((arm, arm.copy(body, values)))
+    return record(op, read[0], arms)
+
+
+def record(op: Ops, condition: ir.Value | None, arms: Sequence[tuple[Body, Outs]]) -> Outs:
+    """A closed If, with the operands that its bodies need."""
+    operands = arms[0][0].operands
+    needed: set[ir.Value] = set()
+    for arm, outs in arms:
+        needed.update(outs, *(_read_by(_leading_to(arm.nodes, outs))))
+    kept = [
+        i
+        for i in range(len(operands.values))
+        if any(arm.inputs.get(i) in needed for arm, _ in arms)
+    ]
+    attributes = {
+        name: ir.AttrGraph(name, arm.graph(outs, kept))
+        for name, (arm, outs) in zip(BRANCHES, arms, strict=True)
+    }
+    inputs = [condition, *(operands.values[i] for i in kept)]
+    return op.emit("If", inputs, attributes, outputs=len(arms[0][1]))
+
+
+def _read_by(nodes: Sequence[ir.Node]) -> list[tuple[ir.Value | None, ...]]:
+    return [reads(node) for node in nodes]
+
+
+def _leading_to(nodes: Sequence[ir.Node], outs: Outs) -> list[ir.Node]:
+    needed, kept = set(outs), []
+    for node in reversed(nodes):
+        if any(v in needed for v in node.outputs):
+            needed.update(v for v in reads(node) if v is not None)
+            kept.append(node)
+    return kept[::-1]
+
+
+def _there(value: ir.Value | None) -> ir.Value:
+    assert value is not None
+    return value
+
+
+# -- emitting ----------------------------------------------------------------------------------
+
+
+def open_all(nodes: Sequence[ir.Node]) -> None:
+    """Make closed Ifs, in place, the operator that ONNX has: bodies read the graphs around them."""
+    for node in nodes:
+        if is_if(node) and len(node.inputs) > 1:
+            actual = [_there(v) for v in node.inputs[1:]]
+            for name, body in zip(BRANCHES, bodies(node), strict=True):
+                values = dict(zip(body.inputs, actual, strict=True))
+                node.attributes[name] = ir.AttrGraph(name, _opened(body, values))
+            node.resize_inputs(1)
+
+
+def _opened(body: ir.Graph, values: dict[ir.Value, ir.Value]) -> ir.Graph:
+    """A copy of a body without inputs. Bodies can be shared by nodes, and are never changed."""
+    nodes = []
+    for node in body:
+        inputs = [v if v is None else values.get(v, v) for v in node.inputs]
+        copied = ir.Node(
+            node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs)
+        )
+        for old, new in zip(node.outputs, copied.outputs, strict=True):
+            new.name, new.type, new.shape = old.name, old.type, old.shape
+            values[old] = new
+        nodes.append(copied)
+    open_all(nodes)
+    return ir.Graph([], [values[v] for v in body.outputs], nodes=nodes, name=body.name)
