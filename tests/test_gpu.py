@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -18,14 +20,21 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("form", ["jvp", "split", "stacked", "substitute"])
+FORMS: dict[str, Callable[[str], onnxjvp.Rewritten]] = {
+    "jvp": onnxjvp.jvp,
+    "split": lambda m: onnxjvp.clone(m, layout="split"),
+    "stacked": lambda m: onnxjvp.clone(m, layout="stacked"),
+    "substitute": lambda m: onnxjvp.clone(m, method="substitute"),
+    "vjp": onnxjvp.vjp,
+    "vjp in weights": lambda m: onnxjvp.vjp(m, ["params"]),
+    "three directions": lambda m: onnxjvp.jvp(m, directions=3),
+    "K directions": lambda m: onnxjvp.jvp(m, directions="K"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_cuda_agrees_with_the_cpu(model_file: str, form: str) -> None:
-    if form == "jvp":
-        made = onnxjvp.jvp(model_file)
-    elif form == "substitute":
-        made = onnxjvp.clone(model_file, method="substitute")
-    else:
-        made = onnxjvp.clone(model_file, layout=form)
+    made = FORMS[form](model_file)
     proto = made.proto()
     cpu, cuda = Session(proto, providers=["cpu"]), Session(proto, providers=["cuda"])
     feeds = random_feeds(cpu.inputs, seed=0)

@@ -1,13 +1,12 @@
-"""The operator If in a normal form: no branch that is never taken, no constants inside bodies.
-
-What is left are bodies of computed values, which read everything else from the graphs around them.
-"""
+"""The operator If in a normal form: no branch that is never taken, no parameters inside bodies."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator
 
+import onnx
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
@@ -41,11 +40,12 @@ def _if(shapes: Shapes, node: ir.Node) -> None:
 
 
 def normalise(model: ir.Model) -> None:
-    """Inline branches that are always taken, and move constants out of all others.
+    """Inline branches that are always taken, and move parameters out of all others.
 
-    An If whose condition is a constant becomes the nodes of its branch. Initialisers and Constant
-    nodes of other bodies become those of the main graph, under their own names where no other
-    value has them, else under NODE/BRANCH/NAME. Bodies of Loop and Scan stay as they are.
+    An If whose condition is a constant becomes the nodes of its branch. Float initialisers and
+    Constant nodes of other bodies become those of the main graph, under their own names where no
+    other value has them, else under NODE/BRANCH/NAME; integers stay, since onnx's inference loses
+    sight of sizes that come from outside a body. Bodies of Loop and Scan stay as they are.
     Every value is the same to the last bit.
     Cost: linear in nodes.
     """
@@ -59,7 +59,7 @@ class _Normal:
         self.names = Counter(v.name for graph in model.graphs() for v in _defined(graph))
 
     def settle(self, graph: ir.Graph, anchor: ir.Node | None) -> None:
-        """Bring the Ifs of a graph into form; constants go before `anchor`, or before the If."""
+        """Bring the Ifs of a graph into form; parameters go before `anchor`, or before the If."""
         for node in list(graph):
             if not is_if(node):
                 continue
@@ -72,6 +72,8 @@ class _Normal:
                 continue
             taken, dropped = bodies(node)[:: 1 if condition.all() else -1]
             self.names -= Counter(v.name for g in _graphs(dropped) for v in _defined(g))
+            for unused in dropped.all_nodes():
+                _detach(unused)
             self.settle(taken, place)
             self._inline(graph, node, taken)
 
@@ -93,13 +95,13 @@ class _Normal:
             ir.convenience.replace_all_uses_with(output, copied.outputs[0], True)
             nodes.append(copied)
         graph.insert_before(node, nodes)
-        for i in range(len(node.inputs)):
-            node.replace_input_with(i, None)
+        _detach(node)
         graph.remove(node)
 
     def _lift(self, body: ir.Graph, place: ir.Node, prefix: str) -> None:
-        made = [n for n in body if n.op_type == "Constant" and not n.domain]
-        moved = [*body.initializers.values(), *(n.outputs[0] for n in made)]
+        held = [v for v in body.initializers.values() if _is_lifted(v)]
+        made = [n for n in body if n.op_type == "Constant" and _is_lifted(n.outputs[0])]
+        moved = [*held, *(n.outputs[0] for n in made)]
         for i, end in enumerate(body.outputs):
             if end in moved:
                 copied = ir.node("Identity", [end])
@@ -107,7 +109,7 @@ class _Normal:
                 copied.outputs[0].name = self._fresh(f"{prefix}/{end.name}")
                 body.append(copied)
                 body.outputs[i] = copied.outputs[0]
-        for value in list(body.initializers.values()):
+        for value in held:
             self._move(value, body, self.root, prefix)
         for node in made:
             body.remove(node)
@@ -122,6 +124,8 @@ class _Normal:
     def _name_apart(self, value: ir.Value, prefix: str) -> None:
         """A name of its own for a value whose name stands for others in other bodies."""
         if value.name and self.names[value.name] > 1:  # all of them but one in the main graph
+            if value.const_value is not None and value.producer() is None:
+                value.const_value = _own(value.const_value)  # it would be renamed for the caller
             value.name = self._fresh(f"{prefix}/{value.name}")
 
     def _fresh(self, name: str) -> str:
@@ -129,6 +133,12 @@ class _Normal:
             name += "_"
         self.names[name] += 1
         return name
+
+
+def _detach(node: ir.Node) -> None:
+    """A node that goes would still count as a user of what it reads."""
+    for i in range(len(node.inputs)):
+        node.replace_input_with(i, None)
 
 
 def _label(node: ir.Node) -> str:
@@ -145,3 +155,19 @@ def _defined(graph: ir.Graph) -> list[ir.Value]:
 def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
     yield graph
     yield from graph.subgraphs()
+
+
+def _is_lifted(value: ir.Value) -> bool:
+    tensor = ir.convenience.get_const_tensor(value)
+    return tensor is not None and not (
+        tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL
+    )
+
+
+def _own(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The same tensor under a name that can be changed."""
+    if isinstance(tensor, ir.TensorProtoTensor):
+        proto = onnx.TensorProto()
+        proto.CopyFrom(tensor.raw)
+        return ir.TensorProtoTensor(proto)
+    return copy.copy(tensor)

@@ -28,12 +28,6 @@ def infer(model: ir.Model) -> Shapes:
     """
     shapes = Shapes(dict(model.opset_imports))
     inferred = _inferred(model)
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        if value.const_value is not None:
-            value.shape = ir.Shape(value.const_value.shape.numpy())
-            value.dtype = value.const_value.dtype
-        elif value.shape is not None:
-            value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
     _infer_graph(shapes, model.graph, inferred)
     return shapes
 
@@ -41,6 +35,12 @@ def infer(model: ir.Model) -> Shapes:
 def _infer_graph(
     shapes: Shapes, graph: ir.Graph, inferred: onnx.GraphProto, inside: bool = False
 ) -> None:
+    for value in (*graph.inputs, *graph.initializers.values()):
+        if value.const_value is not None:
+            value.shape = ir.Shape(value.const_value.shape.numpy())
+            value.dtype = value.const_value.dtype
+        elif value.shape is not None:
+            value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
     types = {v.name: v.type for v in (*inferred.value_info, *inferred.output)}
     twins = {node.output[0]: node for node in inferred.node if node.output}
     for node in graph:

@@ -74,6 +74,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     normalise(working)
     before = opset_of(working)
     working = at_opset(working, opset)
+    normalise(working)  # adapters between opsets make constants inside bodies
     _expose_dropout_masks(working)
     declared = {
         v.name or "": None if v.shape is None else v.shape.copy()

@@ -78,10 +78,8 @@ def _repair(raised: ir.Model, original: ir.Model) -> None:
     Resize and Upsample sampled at x/scale; the converter leaves out the attribute that says so.
     Attributes of Clip and Pad become constants that are float32 in models of any dtype.
     """
-    inferred = onnx.shape_inference.infer_shapes(skeleton(original)).graph
-    typed = (*inferred.value_info, *inferred.input, *inferred.output)
-    dtypes = {v.name: v.type.tensor_type.elem_type for v in typed}
-    for node in raised.graph:
+    dtypes = _dtypes(onnx.shape_inference.infer_shapes(skeleton(original)).graph)
+    for node in raised.graph.all_nodes():
         if node.op_type == "Resize":
             node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))
             node.attributes.add(ir.AttrString("nearest_mode", "floor"))
@@ -96,6 +94,17 @@ def _repair(raised: ir.Model, original: ir.Model) -> None:
                     array = tensor.numpy().astype(wanted.numpy())
                     made.attributes.clear()
                     made.attributes.add(ir.AttrTensor("value", ir.tensor(array)))
+
+
+def _dtypes(graph: onnx.GraphProto) -> dict[str, int]:
+    """The dtype of every value, of those in bodies as well."""
+    found: dict[str, int] = {}
+    for node in graph.node:
+        for attribute in node.attribute:
+            found.update(_dtypes(attribute.g))
+    typed = (*graph.value_info, *graph.input, *graph.output)
+    found.update((v.name, v.type.tensor_type.elem_type) for v in typed)
+    return found
 
 
 def _with_weights(raised: ir.Model, original: ir.Model) -> ir.Model:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph import dims
+from onnxjvp.graph.branches import BRANCHES
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.regions import captured
 
@@ -97,8 +98,8 @@ def trainable(source: Source) -> dict[str, ir.Value]:
     means and deviations. Where in doubt a constant counts, so fixed tables that are added or
     multiplied (sinusoidal positions, anchors) are among the results.
 
-    Not found: learned scalars that multiply or are added, parameters inside bodies of control
-    flow, and those that reach their use through arithmetic (weight normalisation).
+    Not found: learned scalars that multiply or are added, parameters inside bodies of loops, and
+    those that reach their use through arithmetic (weight normalisation).
 
     Cost: linear in nodes. Only terms, factors and parts are read, to tell masks.
     """
@@ -213,8 +214,9 @@ def variables(source: Source, names: Sequence[str] | None) -> list[ir.Value]:
         is given goes first, whatever it looks like. None means all float inputs; a bare string is
         one name.
     Raises:
-      UsageError: an unknown name, one that is not a float tensor or has no rank, one inside a body
-        of control flow, a glob without a match, "params" where there is none, no names.
+      UsageError: an unknown name, one that is not a float tensor or has no rank, one that a
+        body of control flow computes, a glob without a match, "params" where there is none, no
+        names.
     Cost: linear in nodes; "params" reads the constants that could be masks.
     """
     if names is None:
@@ -320,11 +322,13 @@ def _matching(source: Source, pattern: str, every: dict[str, ir.Value]) -> list[
 
 
 def _unknown(source: Source, name: str, every: dict[str, ir.Value]) -> str:
+    if shared := [n for n in every if n.endswith(tuple(f"{b}/{name}" for b in BRANCHES))]:
+        return f"{name!r} is in several bodies of control flow; name one of them: {_few(shared)}"
     if (node := _holder(source, name)) is not None:
         return (
-            f"{name!r} is inside a body of {node.op_type} (node {node.name!r}); values in control "
-            "flow cannot be variables yet. Name a value of the main graph, or export the model "
-            "without that branch or loop"
+            f"{name!r} is inside a body of {node.op_type} (node {node.name!r}); what is computed "
+            "there cannot be a variable. Name a value of the main graph, a constant of a branch, "
+            "or export the model without that branch or loop"
         )
     floats = [n for n, v in every.items() if _is_float_tensor(v)]
     near = difflib.get_close_matches(name, floats, n=3, cutoff=0.5)

@@ -69,8 +69,9 @@ def captured(node: ir.Node) -> list[ir.Value]:
         else:
             continue
         for body in bodies:
-            inner = {v for n in body.all_nodes() for v in n.outputs} | set(body.inputs)
-            inner |= set(body.initializers.values())
+            inner = {v for n in body.all_nodes() for v in n.outputs}
+            for graph in (body, *body.subgraphs()):
+                inner.update((*graph.inputs, *graph.initializers.values()))
             for n in body.all_nodes():
                 found.update((v, None) for v in n.inputs if v is not None and v not in inner)
             found.update((v, None) for v in body.outputs if v not in inner)

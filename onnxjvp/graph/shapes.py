@@ -95,9 +95,10 @@ class Shapes:
     def infer(self, node: ir.Node) -> None:
         """Give every output of a node its dtype and dimensions, if they can be known."""
         # an If reads its operands inside its bodies only
-        known = node.op_type == "If" or all(v is None or v.shape is not None for v in node.inputs)
         prefix = f"{node.domain}::" if node.domain else ""
-        function = FUNCTIONS.get(prefix + node.op_type)
+        label = prefix + node.op_type
+        known = label == "If" or all(v is None or v.shape is not None for v in node.inputs)
+        function = FUNCTIONS.get(label)
         if known and function is not None:
             function(self, node)
         elif known and _is_blank(node):

@@ -8,17 +8,17 @@ it into the operator that ONNX has. Constants of the main graph are read as they
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 
-import numpy as np
 import onnx_ir as ir
+from numpy.typing import ArrayLike
 
 from onnxjvp.graph import dims
 from onnxjvp.graph.branches import BRANCHES, bodies, is_if
 from onnxjvp.graph.dims import Dim, UnknownTypeError
-from onnxjvp.graph.ops import Ops, Sizes
+from onnxjvp.graph.ops import MADE, Ops, Sizes
 from onnxjvp.graph.regions import captured
-from onnxjvp.graph.shapes import constant
+from onnxjvp.graph.shapes import SMALL, constant
 
 Outs = Sequence[ir.Value]
 
@@ -53,8 +53,8 @@ class Body(Ops):
         #: index of an operand → what it is called in here
         self.inputs: dict[int, ir.Value] = {}
 
-    def const(self, array: object, like: ir.Value | ir.DataType) -> ir.Value:
-        return self.outer.const(array, like)  # type: ignore[arg-type]
+    def const(self, array: ArrayLike, like: ir.Value | ir.DataType) -> ir.Value:
+        return self.outer.const(array, like)
 
     def read(self, value: ir.Value) -> ir.Value:
         """A value of the graph around, as it is called in here."""
@@ -77,14 +77,20 @@ class Body(Ops):
         Args:
           values: what stands for each of `inside`; is filled with what stands for the others.
         """
+        for value in body.initializers.values():
+            values[value] = self._constant(value)
         for node in body:
             self.copy_node(node, values)
         return [values.get(v, v) for v in body.outputs]
 
+    def _constant(self, value: ir.Value) -> ir.Value:
+        array = constant(value)
+        assert array is not None and value.dtype is not None
+        return self.const(array, like=value.dtype)
+
     def copy_node(self, node: ir.Node, values: dict[ir.Value, ir.Value]) -> None:
-        array = constant(node.outputs[0]) if node.op_type == "Constant" else None
-        if array is not None:
-            values[node.outputs[0]] = self.const(array, ir.DataType.from_numpy(array.dtype))
+        if node.op_type == "Constant" and constant(node.outputs[0]) is not None:
+            values[node.outputs[0]] = self._constant(node.outputs[0])
             return
         read = [v if v is None else values.get(v, v) for v in reads(node)]
         for old, new in zip(node.outputs, rebuilt(self, node, read), strict=True):
@@ -93,17 +99,35 @@ class Body(Ops):
                 new.name = ""  # an optional output that was left out
             values[old] = new
 
-    def graph(self, outs: Outs, kept: Sequence[int]) -> ir.Graph:
+    def sources(self, outs: Outs) -> Outs:
+        """Primal values with sizes that linear ones have, and that nothing else tells.
+
+        A transpose asks for the sizes of linear values. Those of values inside are known inside
+        only, so what has them stays in the body until it is emitted.
+        """
+        linear = [n for n in _leading_to(self.nodes, outs) if self.linear & {*n.outputs}]
+        given = {d for v in self.inputs.values() if v not in self.linear for d in _symbolic(v)}
+        asked = {d for n in linear for v in (*n.inputs, *n.outputs) for d in _symbolic(v)}
+        asked = {d for d in asked if not _follows(d, given)}
+        found: dict[Dim, ir.Value] = {}
+        for value in (v for n in self.nodes for v in n.outputs if v not in self.linear):
+            for d in asked.intersection(_symbolic(value)):
+                found.setdefault(d, value)
+        return list(dict.fromkeys(found.values()))
+
+    def graph(self, outs: Outs, sources: Outs, kept: Sequence[int]) -> ir.Graph:
         """What was recorded and leads to some values, as the body of an If that has `kept`."""
         ends: list[ir.Value] = []
         for out in outs:
-            made = out.producer() is not None and out not in self.inputs.values()
-            if not made or constant(out) is not None or out in ends:
-                shape, out = out.shape, self.Identity(out)
-                out.shape = shape
-            ends.append(out)
-        nodes = _leading_to(self.nodes, ends)
+            own = out.producer() is not None and constant(out) is None
+            ends.append(out if own and out not in ends else self._copied(out))
+        nodes = _leading_to(self.nodes, [*ends, *sources])
         return ir.Graph([self.input(i) for i in kept], ends, nodes=nodes, name="branch")
+
+    def _copied(self, value: ir.Value) -> ir.Value:
+        out = self.Identity(value)
+        out.shape = value.shape
+        return out
 
 
 class _Sizes(Sizes):
@@ -149,24 +173,30 @@ def rebuilt(op: Ops, node: ir.Node, read: Sequence[ir.Value | None]) -> Outs:
 def record(op: Ops, condition: ir.Value | None, arms: Sequence[tuple[Body, Outs]]) -> Outs:
     """A closed If, with the operands that its bodies need."""
     operands = arms[0][0].operands
-    needed: set[ir.Value] = set()
-    for arm, outs in arms:
-        needed.update(outs, *(_read_by(_leading_to(arm.nodes, outs))))
-    kept = [
-        i
-        for i in range(len(operands.values))
-        if any(arm.inputs.get(i) in needed for arm, _ in arms)
-    ]
+    sources = [arm.sources(outs) for arm, outs in arms]
+    kept: set[int] = set()
+    for (arm, outs), more in zip(arms, sources, strict=True):
+        read = {v for node in _leading_to(arm.nodes, [*outs, *more]) for v in reads(node)}
+        kept.update(i for i, v in arm.inputs.items() if v in read or v in outs)
+    order = sorted(kept)
     attributes = {
-        name: ir.AttrGraph(name, arm.graph(outs, kept))
-        for name, (arm, outs) in zip(BRANCHES, arms, strict=True)
+        name: ir.AttrGraph(name, arm.graph(outs, more, order))
+        for name, (arm, outs), more in zip(BRANCHES, arms, sources, strict=True)
     }
-    inputs = [condition, *(operands.values[i] for i in kept)]
+    inputs = [condition, *(operands.values[i] for i in order)]
     return op.emit("If", inputs, attributes, outputs=len(arms[0][1]))
 
 
-def _read_by(nodes: Sequence[ir.Node]) -> list[tuple[ir.Value | None, ...]]:
-    return [reads(node) for node in nodes]
+def _symbolic(value: ir.Value | None) -> list[Dim]:
+    shape = () if value is None or value.shape is None else value.shape.dims
+    return [d for d in shape if not isinstance(d, int)]
+
+
+def _follows(dim: Dim, given: Set[Dim]) -> bool:
+    """Whether a size is one of those given, or made of such by sums and products."""
+    expression = dims.expression(dim)
+    parts = map(dims.from_expression, expression.free_symbols)
+    return dim in given or (expression.is_polynomial() and all(d in given for d in parts))
 
 
 def _leading_to(nodes: Sequence[ir.Node], outs: Outs) -> list[ir.Node]:
@@ -199,11 +229,19 @@ def open_all(nodes: Sequence[ir.Node]) -> None:
 
 def _opened(body: ir.Graph, values: dict[ir.Value, ir.Value]) -> ir.Graph:
     """A copy of a body without inputs. Bodies can be shared by nodes, and are never changed."""
-    nodes = []
-    for node in body:
+    nodes: list[ir.Node] = []
+    for node in _leading_to(list(body), body.outputs):
+        for value in node.inputs:
+            if value is not None and value not in values and _is_size(value):
+                nodes.append(_constant_node(value))
+                values[value] = nodes[-1].outputs[0]
         inputs = [v if v is None else values.get(v, v) for v in node.inputs]
         copied = ir.Node(
-            node.domain, node.op_type, inputs, node.attributes.values(), num_outputs=len(node.outputs)
+            node.domain,
+            node.op_type,
+            inputs,
+            node.attributes.values(),
+            num_outputs=len(node.outputs),
         )
         for old, new in zip(node.outputs, copied.outputs, strict=True):
             new.name, new.type, new.shape = old.name, old.type, old.shape
@@ -211,3 +249,18 @@ def _opened(body: ir.Graph, values: dict[ir.Value, ir.Value]) -> ir.Graph:
         nodes.append(copied)
     open_all(nodes)
     return ir.Graph([], [values[v] for v in body.outputs], nodes=nodes, name=body.name)
+
+
+def _is_size(value: ir.Value) -> bool:
+    """Whether it is a constant that onnx's inference has to see inside a body to tell sizes."""
+    return value.dtype == ir.DataType.INT64 and (
+        constant(value) is not None and dims.product(dims.of(value)) in range(SMALL + 1)
+    )
+
+
+def _constant_node(value: ir.Value) -> ir.Node:
+    array = constant(value)
+    assert array is not None
+    made = ir.node("Constant", [], {"value": ir.tensor(array)})
+    made.outputs[0].name = f"{MADE}{value.name}"
+    return made

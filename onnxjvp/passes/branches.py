@@ -10,7 +10,7 @@ gives zeros there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 import onnx_ir as ir
 
@@ -19,7 +19,6 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.branches import BRANCHES, bodies, is_if
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.ops import Ops
-from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, captured
 from onnxjvp.graph.shapes import constant
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
@@ -29,7 +28,6 @@ from onnxjvp.passes.linearize import (
     Flow,
     analyse_nodes,
     linearize_nodes,
-    name_of,
     program_of,
 )
 from onnxjvp.passes.transpose import transpose
@@ -39,9 +37,10 @@ from onnxjvp.rules.registry import pushed
 from onnxjvp.rules.transposes.table import Cotangents, jointly, linear_operands
 
 #: operators that give other numbers when they are run once more
-RANDOM = frozenset(
-    "Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
-)
+RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike"}) | {
+    "RandomUniform",
+    "RandomUniformLike",
+}
 
 # -- what flows --------------------------------------------------------------------------------
 
@@ -53,9 +52,10 @@ def flow(region: Region, live: Set[int]) -> Flow:
     reasons: list[str] = []
     for name, body in zip(BRANCHES, bodies(region.node), strict=True):
         read = inside(region.node, body)
-        found = analyse_nodes(body, [read[i - 1] for i in sorted(live)], body.outputs, _keep(read))
+        wrt = [read[i - 1] for i in sorted(live)]
+        found = analyse_nodes(body, wrt, body.outputs, _keep(read, wrt))
         cuts += found.cuts
-        reasons += [f"{op} (node {node!r}): {why}" for node, op, why in found.refused]
+        reasons += _listed(found.refused)
         reasons += _unrepeatable(body)
         for output, end in zip(region.outputs, body.outputs, strict=True):
             if end not in found.live or not output.name:
@@ -71,21 +71,32 @@ def flow(region: Region, live: Set[int]) -> Flow:
 FLOWS["If"] = flow
 
 
-def _keep(read: Sequence[ir.Value]) -> list[ir.Value]:
+def _listed(refused: Iterable[tuple[str, str, str]]) -> list[str]:
+    return [f"{op_type} (node {name!r}): {why}" for name, op_type, why in refused]
+
+
+def _keep(read: Iterable[ir.Value], wrt: Sequence[ir.Value]) -> list[ir.Value]:
     """Values of the graph around that are no part of a region inside; constants can be."""
-    return [v for v in read if constant(v) is None]
+    return [*wrt, *(v for v in read if constant(v) is None)]
 
 
 def _unrepeatable(body: ir.Graph) -> Iterator[str]:
     """What keeps a body from being run once more beside itself."""
+    for node in body.all_nodes():
+        if node.op_type in RANDOM or (node.op_type == "Dropout" and _in_training(node)):
+            yield f"{node.op_type} (node {node.name!r}): it draws random numbers"
+    yield from _bound(body, set())
+
+
+def _bound(body: ir.Graph, around: Set[ir.Value]) -> Iterator[str]:
+    """Loops whose bodies read what the branch, or the graph around it, computes."""
+    around = around | {*body.initializers.values()}
     for node in body:
         if is_if(node):
             for inner in bodies(node):
-                yield from _unrepeatable(inner)
-        elif any(v.producer() is not None or constant(v) is None for v in captured(node)):
+                yield from _bound(inner, around)
+        elif any(v.producer() or v in around or constant(v) is None for v in captured(node)):
             yield f"{node.op_type} (node {node.name!r}): its body reads values around it"
-        elif node.op_type in RANDOM or (node.op_type == "Dropout" and _in_training(node)):
-            yield f"{node.op_type} (node {node.name!r}): it draws random numbers"
 
 
 def _in_training(dropout: ir.Node) -> bool:
@@ -110,12 +121,12 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
         }
         wrt = [values[read[i]] for i, _ in flowing]
         assert len(set(wrt)) == len(wrt), "a value is read under two names"
-        keep = _keep(list(values.values()))
+        keep = _keep(list(values.values()), wrt)
         primal = arm.copy(body, values)
+        # nodes in no graph have no outputs of it, which do not disappear inside a region either
         program, _, refused = linearize_nodes(list(arm.nodes), arm, wrt, primal, [*keep, *primal])
         if refused:
-            reasons = "; ".join(f"{op} (node {node!r}): {why}" for node, op, why in refused)
-            raise RefusedError(f"in its branches: {reasons}")
+            raise RefusedError(f"in its branches: {'; '.join(_listed(refused))}")
         arm.inputs.update(zip((k for _, k in flowing), program.seeds, strict=True))
         found.append((arm, primal, program.outs))
     reached = [
@@ -170,7 +181,9 @@ def transposed(op: Ops, node: ir.Node, cotangents: Cotangents) -> dict[int, ir.V
         try:
             backwards = transpose(arm, program)
         except UnsupportedOpError as error:
-            raise UnknownTypeError("; ".join(f"{kind}: {why}" for _, kind, why in error.nodes)) from error
+            raise UnknownTypeError(
+                "; ".join(f"{kind}: {why}" for _, kind, why in error.nodes)
+            ) from error
         live = [k for i, k in flowing.items() if ends[i] is not None]
         arm.inputs.update(zip(live, backwards.seeds, strict=True))
         found.append((arm, seeds, backwards.outs))
@@ -187,9 +200,7 @@ def transposed(op: Ops, node: ir.Node, cotangents: Cotangents) -> dict[int, ir.V
 
 
 @leading("If")
-def over_stacks(
-    lanes: Lanes, node: ir.Node, operands: Sequence[Operand]
-) -> list[Stacked] | None:
+def over_stacks(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Stacked] | None:
     condition = operands[0]
     if isinstance(condition, Stacked):
         return None  # every lane goes its own way
@@ -223,7 +234,10 @@ def _over_lanes(
             read: list[Operand] = [
                 None if v is None else stacks.get(v) or values.get(v, v) for v in node.inputs
             ]
-            stacks.update(zip(node.outputs, apply(lanes, node, read), strict=True))
+            try:
+                stacks.update(zip(node.outputs, apply(lanes, node, read), strict=True))
+            except RefusedError as error:
+                raise RefusedError(f"in its branches: {node.op_type}: {error}") from error
         else:
             arm.copy_node(node, values)
     ends = []

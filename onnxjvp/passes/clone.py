@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.branches import is_if
+from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.parameters import is_float

@@ -19,7 +19,9 @@ from onnxjvp.passes.bodies import open_all
 #: the newest IR version that released runtimes read
 NEWEST_IR_VERSION = 13
 #: operators whose results have sizes that onnxruntime's inference does not follow
-LOSING_SHAPES = frozenset("Reshape Expand Pad Slice Split ConvTranspose ScatterElements Tile".split())
+LOSING_SHAPES = frozenset(
+    ["Reshape", "Expand", "Pad", "Slice", "Split", "ConvTranspose", "ScatterElements", "Tile"]
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) 
     _name_recorded(graph, prefix)
     recorded = {v for n in op.nodes for v in n.outputs}
     _forget_inferred(graph, results, recorded)
+    by_name = {v.name: v for n in graph for v in n.outputs if v.name}
     for end, value in zip((*seeds, *outputs), (*(s.value for s in seeds), *results), strict=True):
-        _rename(graph, value, end.name, prefix)
+        _rename(value, end.name, prefix, by_name)
         value.shape = end.declared or (None if value.shape is None else _writable(value.shape))
     for value in graph.inputs:
         value.shape = source.declared.get(value.name or "", value.shape)
@@ -134,13 +137,15 @@ def _name_recorded(graph: ir.Graph, prefix: str) -> None:
             producer.name = producer.name or value.name
 
 
-def _rename(graph: ir.Graph, value: ir.Value, name: str, prefix: str) -> None:
+def _rename(value: ir.Value, name: str, prefix: str, by_name: dict[str, ir.Value]) -> None:
     if value.name == name:
         return
-    for other in (v for n in graph for v in n.outputs):
-        if other.name == name:
-            other.name = f"{prefix}{name}"  # replaced as an output, but still read inside
+    if (other := by_name.pop(name, None)) is not None:
+        other.name = f"{prefix}{name}"  # replaced as an output, but still read inside
+        by_name[f"{prefix}{name}"] = other
+    by_name.pop(value.name or "", None)
     value.name = name
+    by_name[name] = value
 
 
 def _forget_inferred(

@@ -74,7 +74,7 @@ class Program:
     nodes: list[ir.Node]
     residuals: list[ir.Node]
     linear: set[ir.Value]
-    #: program value → the value of the model that it is the tangent of
+    #: program value → the value of the model that it is the tangent of, or is made for
     tangent_of: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
 
@@ -113,7 +113,8 @@ def analyse_nodes(
     """`analyse`, of nodes in order; values in `keep` do not disappear inside a region."""
     ordered = _needed(regions(nodes, keep=keep), outputs)
     live: set[ir.Value] = set(wrt)
-    cuts, refused, hopeless = [], [], []
+    cuts: list[str] = []
+    refused, hopeless = [], []
     for region in ordered:
         inputs = live_inputs(region, live)
         if not inputs:
@@ -152,10 +153,9 @@ def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Regio
 def _refusal(region: Region, inputs: set[int]) -> str | None:
     rule = rule_for(region)
     outputs = [v for v in region.outputs if v.name]
-    if rule is None or region.label in FLOWS:
-        # an operator that yields integers or booleans is piecewise constant, whatever it is
-        if outputs and all(v.dtype is not None and not is_float(v) for v in outputs):
-            return None
+    integers = outputs and all(v.dtype is not None and not is_float(v) for v in outputs)
+    if integers and (rule is None or region.label in FLOWS):
+        return None  # an operator that yields integers or booleans is piecewise constant
     if rule is None:
         return "it has no derivative rule"
     if isinstance(rule, Zero):
@@ -229,6 +229,7 @@ def linearize_nodes(
             tangents[v] if v is not None and i in flowing else None
             for i, v in enumerate(region.inputs)
         ]
+        start = len(op.nodes)
         if liveness.is_hopeless(region):
             results: Sequence[ir.Value | None] = _placeholders(op, region)
         else:
@@ -244,6 +245,8 @@ def linearize_nodes(
             own = tangents.get(output)
             tangents[output] = tangent if own is None else op.Add(tangent, own)
             tangent_of.setdefault(tangents[output], output)
+        made = (v for node in op.nodes[start:] for v in node.outputs if v in op.linear)
+        tangent_of.update((v, region.outputs[0]) for v in made if v not in tangent_of)
     program = program_of(op, seeds, [tangents.get(v) for v in outputs])
     program.tangent_of.update(tangent_of)
     return program, liveness, refused

@@ -463,15 +463,21 @@ def test_control_flow_on_a_dead_path(form: str) -> None:
 
 
 @every_form
-def test_control_flow_on_a_live_path_is_refused(form: str) -> None:
+def test_control_flow_on_a_live_path(form: str) -> None:
     """Neither node input is live: the body captures x."""
     body = _IF.replace("\n", " ").replace("Neg (k)", "ReduceSum<keepdims = 0> (x)")
     model = build(body + "\nh = Exp(x)\ny = Mul(h, c)", {"x": ("N", 3), "flag": np.array(True)})
-    with pytest.raises(UnsupportedOpError, match="If"):
-        FORMS[form](model)
+    result = FORMS[form](model)
+    x, u = weights(2, 3), weights(2, 3, seed=1)
+    for flag, want in (
+        (True, 2.0 * np.exp(x) * u),
+        (False, np.exp(x) * (u * x.sum() + u.sum())),
+    ):
+        values = double(checked(result))({"x": x, "x_u": u, "flag": np.array(flag)})
+        np.testing.assert_allclose(values["y_jvp"], want, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["jvp", "split"])
+@every_form
 def test_control_flow_that_cuts_the_path(form: str) -> None:
     body = """n = If (flag) <
         then_branch = one () => (int64 r) { r = Size (x) },
@@ -481,8 +487,26 @@ def test_control_flow_that_cuts_the_path(form: str) -> None:
         body + "\nf = Cast<to=FLOAT>(n)\ny = Mul(x, f)", {"x": ("N", 3), "flag": np.array(True)}
     )
     x, u = weights(2, 3), weights(2, 3, seed=1)
-    values = double(checked(FORMS[form](model)))({"x": x, "x_u": u, "flag": np.array(True)})
-    np.testing.assert_allclose(values["y_jvp"], 6 * u, atol=1e-12)
+    for flag, factor in ((True, 6), (False, 7)):
+        values = double(checked(FORMS[form](model)))({"x": x, "x_u": u, "flag": np.array(flag)})
+        np.testing.assert_allclose(values["y_jvp"], factor * u, atol=1e-12)
+
+
+def test_a_loop_that_reads_a_value_that_moves_is_refused_in_the_stacked_layout() -> None:
+    body = """n = Loop (two, yes, seven) <
+        body = b (int64 i, bool k, int64 s) => (bool o, int64 t)
+            { o = Identity(k) z = Size(x) t = Add(s, z) }
+        >""".replace("\n", " ")
+    model = build(
+        body + "\nf = Cast<to=FLOAT>(n)\ny = Mul(x, f)",
+        {"x": ("N", 3)},
+        {"two": np.int64(2), "yes": np.bool_(True), "seven": np.int64(7)},
+    )
+    scalar = onnx.helper.make_tensor_value_info("n", onnx.TensorProto.INT64, [])
+    model.graph.value_info.append(scalar)  # which inference cannot tell of what a loop carries
+    x, u = weights(2, 3), weights(2, 3, seed=1)
+    values = double(checked(clone(model, layout="split")))({"x": x, "x_u": u})
+    np.testing.assert_allclose(values["y_jvp"], 19 * u, atol=1e-12)
     with pytest.raises(UnsupportedOpError, match="--layout split"):
         clone(model, layout="stacked")
 

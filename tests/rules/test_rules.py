@@ -265,7 +265,8 @@ def test_every_rule_has_a_case() -> None:
         liveness = analyse(source, floats, list(source.graph.outputs))
         reached |= {r.label for r in liveness.regions if live_inputs(r, liveness.live)}
     without_operands = {"EyeLike", "ConstantOfShape"}  # what they read is a shape, seldom live
-    assert set(RULES) - reached - without_operands == set()
+    in_rows = set(RULES) - {"If"}  # tests/passes/test_branches.py
+    assert in_rows - reached - without_operands == set()
 
 
 def test_every_operand_of_a_rule_is_live_in_a_case() -> None:

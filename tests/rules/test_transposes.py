@@ -9,9 +9,9 @@ from functools import cache
 import numpy as np
 import onnx
 import pytest
+from cases import CASES
 from helpers import DIFFERENCES, TOLERANCES, Values, assert_close, checked, ort
 from op_case import OpCase, form_of, rewritten, seeded
-from test_rules import CASES
 
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.oracle import directional_derivative
@@ -56,8 +56,10 @@ def check_adjoint(
     assert abs(left - right) <= tolerance * scale, f"⟨v, J u⟩ = {left}, ⟨Jᵀ v, u⟩ = {right}"
 
 
-def cotangents(case: OpCase, x: Values) -> Values:
-    primal = case.run(case.model())(x)
+@cache
+def cotangents(case: OpCase) -> Values:
+    """A cotangent for each output at the case's point."""
+    primal = case.run(case.model())(case.point())
     return drawn(case, {y: primal[y] for y in case.differentiable}, 3)
 
 
@@ -113,17 +115,23 @@ def _is_symbolic(case: OpCase) -> bool:
     return any(isinstance(d, str) for shape in _shapes(case).values() for d in shape)
 
 
+@cache
+def _product(case: OpCase) -> Values:
+    return _product_as(case, case)
+
+
+def _product_as(case: OpCase, form: OpCase) -> Values:
+    """Jᵀ v of a case by a model with other declarations of sizes."""
+    result, model = pulled(form)
+    values = form.run(model)(with_cotangents(result, case.point(), cotangents(case)))
+    return form_of(result, values, "vjp")
+
+
 def _check_same_product(case: OpCase, other: OpCase) -> None:
-    x = case.point()
-    v = cotangents(case, x)
-    found = []
-    for each in (case, other):
-        result, model = pulled(each)
-        values = each.run(model)(with_cotangents(result, x, v))
-        found.append(form_of(result, values, "vjp"))
-    assert found[0].keys() == found[1].keys()
-    for name, ct in found[0].items():
-        assert_close(found[1][name], ct, EXACT, name)
+    wanted, found = _product(case), _product_as(case, other)
+    assert found.keys() == wanted.keys()
+    for name, ct in wanted.items():
+        assert_close(found[name], ct, EXACT, name)
 
 
 @pytest.mark.parametrize("case", [c for c in CASES if _is_symbolic(c)], ids=str)
@@ -177,7 +185,7 @@ def test_transpose_runs_in_float32_and_float16(case: OpCase, dtype: str) -> None
         return  # that these exemptions hold is checked where tangents are
     x = _rounded(case.point(), dtype)
     primal = ort(case.model(dtype), x)
-    v = {y: ct.astype(primal[y].dtype) for y, ct in cotangents(case, case.point()).items()}
+    v = {y: ct.astype(primal[y].dtype) for y, ct in cotangents(case).items()}
     result, model = pulled(case, dtype)
     values = ort(model, with_cotangents(result, x, v))
     for name, y in primal.items():
@@ -199,6 +207,7 @@ def test_transpose_runs_in_float32_and_float16(case: OpCase, dtype: str) -> None
 
 
 # -- empty batches -----------------------------------------------------------------------------
+
 
 EMPTIABLE = [
     case
@@ -250,7 +259,7 @@ def test_tangent_of_the_transpose_is_the_second_derivative(case: OpCase) -> None
     """jvp(vjp(m)): differences of Jᵀ v along both x and v."""
     result, model = pulled(case)
     x = case.point()
-    at = with_cotangents(result, x, cotangents(case, x))
+    at = with_cotangents(result, x, cotangents(case))
     twice, again = _tangent_of_transpose(case)
     u, tangents = _directed(case, twice, again, at)
     names = [forms["vjp"] for forms in result.names["results"].values()]
@@ -275,12 +284,22 @@ def test_transpose_of_the_tangent_is_its_adjoint(case: OpCase) -> None:
     check_adjoint(case, v, tangents, _transposed(case, vjp(once), at, v), u)
 
 
+def _has_kernel_of_dynamic_size(case: OpCase) -> bool:
+    """The cotangent of W is a convolution by the cotangent of y."""
+    sizes = _shapes(case).get("x", ())[2:]
+    return "Conv" in case.body and "w" in case.inputs and any(isinstance(d, str) for d in sizes)
+
+
 @every_case
 def test_transpose_of_the_transpose_is_its_adjoint(case: OpCase) -> None:
     """vjp(vjp(m)), against jvp(vjp(m))."""
     once, _ = pulled(case)
+    if _has_kernel_of_dynamic_size(case):
+        with pytest.raises(UnsupportedOpError, match="the size of its kernel"):
+            vjp(once)
+        return
     x = case.point()
-    at = with_cotangents(once, x, cotangents(case, x))
+    at = with_cotangents(once, x, cotangents(case))
     u, tangents = _directed(case, *_tangent_of_transpose(case), at)
     v = drawn(case, tangents, 7)
     check_adjoint(case, v, tangents, _transposed(case, vjp(once), at, v), u)
@@ -322,7 +341,8 @@ def test_every_entry_has_a_case() -> None:
         for model in (case.model(), pulled(case)[0]):
             reached |= _linear_operands(Task(model).linearize())
     assert {name for name, _ in reached} - set(TRANSPOSES) == set(), "no entry"
-    assert set(TRANSPOSES) - {name for name, _ in reached} == set(), "no case"
-    for name in TRANSPOSES:
+    in_rows = set(TRANSPOSES) - {"If"}  # tests/passes/test_branches.py
+    assert in_rows - {name for name, _ in reached} == set(), "no case"
+    for name in in_rows:
         found = {i for label, i in reached if label == name}
         assert found == OPERANDS.get(name, {0}), name

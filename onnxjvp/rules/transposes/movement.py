@@ -295,12 +295,16 @@ def _resized(node: ir.Node) -> list[int]:
 
 
 def _matrix(op: Ops, node: ir.Node, axis: int) -> ir.Value:
-    """[output, input] of a Resize along one axis, read off the rows of an identity."""
+    """[output, input] of a Resize along one axis, read off the rows of an identity.
+
+    As images of one row, which is doubled: runtimes interpolate images of rank 4, and take a Resize
+    that changes no size for a copy.
+    """
     x, y = operand(node, 0), node.outputs[0]
     at = _resized(node).index(axis)
     size = dim(x, axis)
     square = op.zeros(x.dtype, op.as_tensor((size, size)))
-    eye = op.unsqueeze(op.EyeLike(square), 0, 1)  # runtimes interpolate images of rank 4
+    eye = op.unsqueeze(op.EyeLike(square), 1, 2)
     roi = node.inputs[1] if _crops(node) else None
     if roi is not None:
         count = len(_resized(node))
@@ -309,21 +313,15 @@ def _matrix(op: Ops, node: ir.Node, axis: int) -> ir.Value:
         roi = op.Concat(zeros, ends[0], ones, ends[1], axis=0)
     scales = node.inputs[2] if len(node.inputs) > 2 else None
     if scales is not None and dim(scales, 0) != 0:
-        one = op.const(np.ones(3), like=scales)
+        others = op.const(np.array([1, 1, 2]), like=scales)
         scale = op.Slice(scales, op.ints([at]), op.ints([at + 1]))
-        targets: list[ir.Value | None] = [op.Concat(one, scale, axis=0), None]
+        targets: list[ir.Value | None] = [op.Concat(others, scale, axis=0), None]
     else:
-        sizes = op.as_tensor((1, 1, size, dim(y, axis)))
-        targets = [None, sizes]
-    rows = op.like(
-        node,
-        [eye, roi, *targets],
-        axes=None,
-        extrapolation_value=None,
-        keep_aspect_ratio_policy=None,
-    )[0]
-    rows.shape = ir.Shape((1, 1, size, dim(y, axis)))
-    return op.Transpose(op.Squeeze(rows, op.ints([0, 1])), perm=[1, 0])
+        targets = [None, op.as_tensor((size, 1, 2, dim(y, axis)))]
+    rows = op.like(node, [eye, roi, *targets], axes=None, extrapolation_value=None)[0]
+    rows.shape = ir.Shape((size, 1, 2, dim(y, axis)))
+    first = op.Slice(rows, op.ints([0]), op.ints([1]), op.ints([2]))
+    return op.Transpose(op.Squeeze(first, op.ints([1, 2])), perm=[1, 0])
 
 
 def _exchanged(n: int, axis: int) -> list[int]:
