@@ -31,7 +31,7 @@ DEFAULT = (
     "torch_vgg16_torchscript",
     "torch_transformer_post_dynamo",
 )
-ROUNDS = 11
+ROUNDS = 9
 DIRECTIONS = 16
 MANY = f"K={DIRECTIONS}, per direction"
 FORMS = ("jvp portable", "jvp", "vjp", "split", "stacked", MANY, "apply J", "apply Jᵀ")

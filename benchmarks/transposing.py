@@ -107,10 +107,11 @@ def main() -> None:
         f"Time over onnxruntime's plain forward, medians of {args.rounds} interleaved rounds, "
         f"batch 1, {THREADS} threads in every runtime, onnxruntime without spinning, in float32. "
         "Random weights; batch normalisation is folded by the exporter where a convolution comes "
-        "before it. `jvp` and `vjp` are written for `--target cpu`. `torch vjp` is eager torch's forward and backward pass in x. onnx-ad has a "
-        "copy of each file with all dimensions fixed; the last column is what it said to the file "
-        "with a dynamic batch. `agrees` has the differences from onnxjvp's result, relative, in "
-        "the Euclidean norm, and how far torch's own result moves when x is rounded otherwise. "
+        "before it. `jvp` and `vjp` are written for `--target cpu`. `torch vjp` is eager torch's "
+        "forward and backward pass in x. onnx-ad has a copy of each file with all dimensions "
+        "fixed; the last column is what it said to the file with a dynamic batch. `agrees` has "
+        "the differences from onnxjvp's result, relative, in the Euclidean norm, and how far "
+        "torch's own result moves when x is rounded otherwise. "
         + ", ".join(f"{key} {value}" for key, value in versions.items())
         + "."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import onnxjvp.rules
+import onnxjvp.passes
 from onnxjvp.rules.kinds import KIND_NAMES, Rule, Zero
 from onnxjvp.rules.leading import LEADING
 from onnxjvp.rules.registry import RULES
@@ -49,7 +49,7 @@ def row(name: str, rule: Rule) -> str:
 
 
 def main() -> int:
-    assert onnxjvp.rules
+    assert onnxjvp.passes
     text = HEAD + "".join(row(name, RULES[name]) for name in sorted(RULES))
     path = Path(__file__).with_name("ops.md")
     if "--check" in sys.argv[1:]:

@@ -14,8 +14,7 @@ from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph.dims import Dim, UnknownTypeError
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
-from onnxjvp.passes.clone import replay
-from onnxjvp.passes.linearize import Program, program_of
+from onnxjvp.passes.linearize import Program, program_of, replay
 from onnxjvp.rules.kinds import RefusedError
 from onnxjvp.rules.leading import apply
 

@@ -21,7 +21,6 @@ from onnxjvp.graph.stacked import Lanes, Operand, Stacked
 from onnxjvp.passes.bodies import reads, rebuilt
 from onnxjvp.passes.linearize import (
     Liveness,
-    Program,
     analyse,
     live_inputs,
     name_of,
@@ -31,17 +30,6 @@ from onnxjvp.passes.linearize import (
 from onnxjvp.rules.kinds import Linear, RefusedError, Zero, is_homogeneous
 from onnxjvp.rules.leading import apply
 from onnxjvp.rules.registry import rule_for
-
-
-def replay(op: Ops, program: Program, seeds: Sequence[ir.Value]) -> list[ir.Value | None]:
-    """The program's map applied to other seeds, sharing its residuals."""
-    values = dict(zip(program.seeds, seeds, strict=True))
-    for node in program.nodes:
-        outputs = op.like(node, [v if v is None else values.get(v, v) for v in node.inputs])
-        for old, new in zip(node.outputs, outputs, strict=True):
-            new.shape = old.shape
-            values[old] = new
-    return [None if v is None else values[v] for v in program.outs]
 
 
 def stack(

@@ -92,6 +92,17 @@ def program_of(op: Ops, seeds: Sequence[ir.Value], outs: Sequence[ir.Value | Non
     return Program(list(seeds), list(outs), linear, residuals, op.linear)
 
 
+def replay(op: Ops, program: Program, seeds: Sequence[ir.Value]) -> list[ir.Value | None]:
+    """The program's map applied to other seeds, sharing its residuals."""
+    values = dict(zip(program.seeds, seeds, strict=True))
+    for node in program.nodes:
+        outputs = op.like(node, [v if v is None else values.get(v, v) for v in node.inputs])
+        for old, new in zip(node.outputs, outputs, strict=True):
+            new.shape = old.shape
+            values[old] = new
+    return [None if v is None else values[v] for v in program.outs]
+
+
 def live_inputs(region: Region, live: Set[ir.Value]) -> set[int]:
     """The operands that a derivative flows in through."""
     rule = rule_for(region)

@@ -13,8 +13,7 @@ from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.graph.ops import Ops
-from onnxjvp.passes.clone import replay
-from onnxjvp.passes.linearize import program_of
+from onnxjvp.passes.linearize import program_of, replay
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.losses import check_classes, scalar
 from onnxjvp.rewrite.rewritten import Rewritten

@@ -13,8 +13,7 @@ from onnxjvp.graph.dims import Dim, Dims
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.graph.ops import Ops
 from onnxjvp.passes.batch import batch
-from onnxjvp.passes.clone import replay
-from onnxjvp.passes.linearize import Program, linearize, program_of
+from onnxjvp.passes.linearize import Program, linearize, program_of, replay
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rewrite.task import Task

@@ -13,8 +13,8 @@ from onnxjvp.errors import UsageError
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.graph.ops import Ops
-from onnxjvp.passes.clone import replay, stack
-from onnxjvp.passes.linearize import analyse, live_inputs
+from onnxjvp.passes.clone import stack
+from onnxjvp.passes.linearize import analyse, live_inputs, replay
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rewrite.task import Count, Task
