@@ -89,10 +89,13 @@ class _Cut:
         }
         task.lower()
         self.maps = {k: program_of(task.op, p.seeds, p.outs) for k, p in self.maps.items()}
+        graph = task.source.graph
+        #: every value that depends on the inputs
+        self.moving = _reached(graph.inputs, (*graph, *task.op.nodes))
         self.read = {kind: self._frontier(program) for kind, program in self.maps.items()}
         every = dict.fromkeys(v for values in self.read.values() for v in values)
         fed = set(task.source.inputs)
-        outputs = {v: v.name or "" for v in task.source.graph.outputs}
+        outputs = {v: v.name or "" for v in graph.outputs}
         self.names = {
             v: v.name or "" if v in fed else outputs.get(v) or task.fresh(f"residual_{i}")
             for i, v in enumerate(every)
@@ -100,15 +103,10 @@ class _Cut:
 
     def _frontier(self, program: Program) -> list[ir.Value]:
         """What the map's nodes read and that depends on x, in order."""
-        moving, mapped = self._moving(), self._nodes(program)
+        mapped = self._nodes(program)
         made = {v for node in mapped for v in node.outputs} | set(program.seeds)
         read = (v for node in mapped for v in (*node.inputs, *captured(node)) if v is not None)
-        return [v for v in dict.fromkeys(read) if v in moving and v not in made]
-
-    def _moving(self) -> set[ir.Value]:
-        """Every value that depends on the inputs."""
-        graph = self.task.source.graph
-        return _reached(graph.inputs, (*graph, *self.task.op.nodes))
+        return [v for v in dict.fromkeys(read) if v in self.moving and v not in made]
 
     def _nodes(self, program: Program) -> list[ir.Node]:
         """The map's nodes: all that depends on a seed, were it on the number of directions only.
@@ -125,9 +123,9 @@ class _Cut:
 
     def _sized(self, program: Program) -> set[ir.Value]:
         """Values that depend on x through the sizes of values only."""
-        moving, sized = self._moving(), set[ir.Value]()
+        sized = set[ir.Value]()
         for node in program.residuals:
-            read = [v for v in node.inputs if v is not None and v in moving]
+            read = [v for v in node.inputs if v is not None and v in self.moving]
             if read and all(v in sized or _is_size(v) for v in read) and node.op_type != "Shape":
                 sized.update(node.outputs)
         return sized

@@ -18,7 +18,7 @@ _FRACTION = re.compile(r"-?\d*\.?\d+e[-+]\d+|-?\d+\.\d+")
 
 
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that the examples are run in."""
     (tmp_path / "models").mkdir()
     for path in MODELS.glob("*.onnx"):
@@ -28,13 +28,13 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_examples_of_help(cli: Cli, workplace: Path, command: str) -> None:
+def test_examples_of_help(cli: Cli, folder: Path, command: str) -> None:
     text = cli(command, "--help").out
     if command in ("verify", "run"):
         assert cli("rewrite", "models/digits_cnn.onnx").code == 0
     image = np.ones((2, 1, 8, 8), np.float32)
-    np.save(workplace / "digits.npy", image)
-    np.savez(workplace / "digits.npz", image=image)
+    np.save(folder / "digits.npy", image)
+    np.savez(folder / "digits.npz", image=image)
     joined = text[text.index("Examples:") :].replace("\\\n", " ")
     examples = re.findall(rf"^ +onnxjvp ({command} .*)$", joined, re.MULTILINE)
     assert len(examples) >= 2
@@ -60,7 +60,7 @@ def _plain(line: str) -> str:
     return " ".join(_FRACTION.sub("#", line).split())
 
 
-def test_the_guide_prints_what_it_says(cli: Cli, workplace: Path) -> None:
+def test_the_guide_prints_what_it_says(cli: Cli, folder: Path) -> None:
     commands = guide()
     assert len(commands) >= 10
     for command, expected in commands:
@@ -72,7 +72,7 @@ def test_the_guide_prints_what_it_says(cli: Cli, workplace: Path) -> None:
             assert line in printed, (command, line, printed)
 
 
-def test_the_python_of_the_guide_runs(cli: Cli, workplace: Path) -> None:
+def test_the_python_of_the_guide_runs(cli: Cli, folder: Path) -> None:
     for command, _ in guide():
         cli(*shlex.split(command)[1:])  # what the Python reads
     for code in re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE):
