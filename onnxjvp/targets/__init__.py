@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
@@ -23,6 +25,23 @@ def lower(op: Ops, target: str) -> None:
     """
     check(target)
     LOWERINGS[target](op)
+    op.nodes[:] = in_order(op.nodes)
+
+
+def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:
+    """Every node behind those that it reads: what a lowering reads may have been recorded later."""
+    members, placed = set(nodes), dict[ir.Node, None]()
+    for node in nodes:
+        waiting = [node]
+        while waiting:
+            top = waiting[-1]
+            makers = (None if v is None else v.producer() for v in top.inputs)
+            before = [n for n in makers if n in members and n is not None and n not in placed]
+            if before and top not in placed:
+                waiting.extend(before)
+            else:
+                placed.setdefault(waiting.pop())
+    return list(placed)
 
 
 def check(target: str) -> None:

@@ -116,6 +116,24 @@ def test_products_stay_in_the_blocked_layout(form: str, tmp_path: Path) -> None:
     assert cpu <= 8
 
 
+def test_what_a_lowering_reads_stands_before_it() -> None:
+    """The size of the batch is first read behind the mask that is expanded to it."""
+    body = """
+a = Conv<pads=[1, 1, 1, 1]>(x, w)
+p = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(a)
+c = Conv<pads=[1, 1, 1, 1]>(p, v)
+d = Relu(c)
+j = GlobalAveragePool(d)
+k = Flatten(j)
+y = MatMul(k, m)
+"""
+    params = {"w": weights(16, 3, 3, 3), "v": weights(16, 16, 3, 3), "m": weights(16, 4)}
+    model = build(body, {"x": ("N", 3, 12, 12)}, params, dtype="float32")
+    made = vjp(model, target="cpu")
+    onnx.checker.check_model(made.proto(), full_check=True)
+    assert jvp(made).names["results"]
+
+
 def test_other_dtypes_are_left_alone() -> None:
     for dtype in ("float64", "float16"):
         for form in FORMS.values():
