@@ -176,11 +176,10 @@ def correlate(
         ends = op.Sub(_total(op, moves), begin)
         x = op.Pad(x, op.Concat(begin, ends, axis=0), None, op.ints(inner))
         pads = ((0, 0),) * len(inner)
-    # the batch becomes channels: onnxruntime never returns from a padded or strided Conv of none
-    may_be_empty = not isinstance(dim(x, 0), int)
-    if may_be_empty and any(map(any, pads)):
-        x = op.Pad(x, op.ints([p[side] for side in (0, 1) for p in pads]), None, op.ints(inner))
-        pads = ((0, 0),) * len(inner)
+    if not isinstance(dim(x, 0), int):
+        # the batch becomes channels, and of none onnxruntime makes anything: one sample of zeros
+        one_more = op.ints([0, 1]), None, op.ints([0])
+        x, ct = op.Pad(x, *one_more), op.Pad(ct, *one_more)
     if group == 1:
         data = op.Transpose(x, perm=[1, 0, *inner])
     else:
@@ -195,17 +194,13 @@ def correlate(
         data,
         kernels,
         group=group,
-        strides=None if may_be_empty else moves.dilations,
+        strides=moves.dilations,
         dilations=moves.strides,
         pads=[*(p[0] for p in pads), *(p[1] for p in pads)],
     )
-    # rows of X that no window reached are left out, and the strides taken if they were not
+    # rows of X that no window reached
     axes, none = op.ints(inner), op.ints([0] * len(inner))
-    if may_be_empty:
-        steps = op.ints(moves.dilations)
-        found = op.Slice(found, none, op.ints(moves.reach), axes, steps)
-    else:
-        found = op.Slice(found, none, op.ints(moves.kernel), axes)
+    found = op.Slice(found, none, op.ints(moves.kernel), axes)
     out = op.Transpose(found, perm=[1, 0, *inner])
     out.shape = w.shape
     return out
