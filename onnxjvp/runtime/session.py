@@ -48,15 +48,7 @@ _DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"
 class Loaded:
     """A model in onnxruntime, whatever types its inputs and outputs have.
 
-    Args:
-      model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`, of any size.
-      providers: names such as "cpu" or "cuda", or onnxruntime's own; None means CPU.
-      optimize: False turns every graph optimisation off (for bit-exact comparisons).
-      threads: threads within one operator; None lets onnxruntime choose.
-    Raises:
-      MissingDependencyError: onnxruntime is not installed.
-      UsageError: no such file, or a provider that is not available here.
-      InvalidModelError: onnxruntime cannot load the model.
+    Args, Raises: those of `Session`.
     """
 
     def __init__(
