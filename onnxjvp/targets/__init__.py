@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
@@ -25,23 +25,54 @@ def lower(op: Ops, target: str) -> None:
     """
     check(target)
     LOWERINGS[target](op)
-    op.nodes[:] = in_order(op.nodes)
+    op.nodes[:] = in_order(op.nodes, op.linear)
 
 
-def in_order(nodes: Sequence[ir.Node]) -> list[ir.Node]:
-    """Every node behind those that it reads: what a lowering reads may have been recorded later."""
-    members, placed = set(nodes), dict[ir.Node, None]()
-    for node in nodes:
-        waiting = [node]
+def in_order(nodes: Sequence[ir.Node], linear: Collection[ir.Value]) -> list[ir.Node]:
+    """The nodes in the order that makes onnxruntime run a layer's tangent right after the layer.
+
+    onnxruntime walks back from the outputs, and of a node's inputs it first follows the one whose
+    node comes last in the file. So residuals go before linear nodes, then it turns to a product's
+    mask when the tangent is there, and to the layer below; and of two terms the one with less
+    before it goes last. What a layer has just made is then read from the caches: the other way
+    round, the primal as a whole would run first (1.25 times the time on EfficientNet).
+    """
+    members = frozenset(nodes)
+    depths: dict[ir.Node, int] = {}
+    for node in _producers_first(nodes, members, list):
+        depths[node] = 1 + max((depths[n] for n in _producers(node, members)), default=0)
+    read = {n for node in nodes for n in _producers(node, members)}
+    last = [node for node in nodes if node not in read]
+    placed = _producers_first(last, members, lambda ns: sorted(ns, key=depths.__getitem__))
+    late = set[ir.Node]()
+    for node in placed:
+        if any(v in linear for v in node.outputs) or not late.isdisjoint(_producers(node, members)):
+            late.add(node)
+    return sorted(placed, key=late.__contains__)
+
+
+def _producers_first(
+    roots: Iterable[ir.Node],
+    members: Collection[ir.Node],
+    order: Callable[[list[ir.Node]], list[ir.Node]],
+) -> list[ir.Node]:
+    """Every node behind those that it reads; of these, the last in `order` come first."""
+    placed: dict[ir.Node, None] = {}
+    for root in roots:
+        waiting = [(root, False)]
         while waiting:
-            top = waiting[-1]
-            makers = (None if v is None else v.producer() for v in top.inputs)
-            before = [n for n in makers if n in members and n is not None and n not in placed]
-            if before and top not in placed:
-                waiting.extend(before)
-            else:
-                placed.setdefault(waiting.pop())
+            node, done = waiting.pop()
+            if done:
+                placed[node] = None
+            elif node not in placed:
+                waiting.append((node, True))
+                waiting.extend((n, False) for n in order(_producers(node, members)))
     return list(placed)
+
+
+def _producers(node: ir.Node, members: Collection[ir.Node]) -> list[ir.Node]:
+    makers = (None if v is None else v.producer() for v in node.inputs)
+    return [n for n in dict.fromkeys(makers) if n is not None and n in members]
 
 
 def check(target: str) -> None:

@@ -1,67 +1,147 @@
-"""onnxruntime on CPU, in float32: stay in the blocked layout that its convolutions run in.
-
-Same-shape Mul and Add, Sigmoid, HardSigmoid, Concat and pools work on blocked values; Where, Sub
-and comparisons do not, and cost a reordering on the way in and another on the way out.
-"""
+"""onnxruntime on CPU, in float32: stay in the blocked layout that its convolutions run in."""
 
 from __future__ import annotations
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
-from onnxjvp.graph.ops import Ops, dim, rank, same_shape
+from onnxjvp.graph.ops import Ops, rank, same_shape
 from onnxjvp.graph.shapes import constant
-
-#: a slope so steep that HardSigmoid is 0 or 1 for every normal float32
-STEEP = float(np.finfo(np.float32).max)
-#: channels of a block
-BLOCK = 16
+from onnxjvp.targets.blocked import blocked, is_image, is_number, step
+from onnxjvp.targets.pools import Selections, taken_by
 
 
 def lower(op: Ops) -> None:
-    """Masks as factors, 1 − σ as a HardSigmoid. A factor 0 does not stop an infinite tangent."""
-    steps: dict[ir.Value, ir.Value] = {}
-    moved: dict[ir.Value, ir.Value] = {}
+    """Masks as factors, 1 − σ as a HardSigmoid, max pools without Indices.
+
+    A factor 0 does not stop an infinite tangent.
+    """
+    lowering = _Lowering(op)
     nodes = list(op.nodes)
     op.nodes.clear()
     for node in nodes:
+        lowering.visit(node)
+
+
+class _Lowering:
+    def __init__(self, op: Ops) -> None:
+        self.op = op
+        self.steps: dict[ir.Value, ir.Value] = {}
+        #: recorded value → what is read in its place from here on
+        self.moved: dict[ir.Value, ir.Value] = {}
+        #: a factor per channel, and the same with a node of its own
+        self.gates: dict[ir.Value, ir.Value] = {}
+        self.selections = Selections(op)
+        #: a step times a factor per channel, by the step and what makes the factor
+        self.scaled: dict[tuple[ir.Value | None, ...], ir.Value] = {}
+
+    def visit(self, node: ir.Node) -> None:
+        op = self.op
         for i, value in enumerate(node.inputs):
-            if value is not None and value in moved:
-                node.replace_input_with(i, moved[value])
+            if value is not None and value in self.moved:
+                node.replace_input_with(i, self.moved[value])
         if node.op_type == "Where":
-            _factor(op, node, steps)
+            self._factor(node)
         elif node.op_type == "Sub":
             _complement(node)
-        op.nodes.append(node)
-        if node.op_type == "ConvTranspose" and _is_image(node.outputs[0]):
-            moved[node.outputs[0]] = _blocked(op, node.outputs[0])
-
-
-def _factor(op: Ops, node: ir.Node, steps: dict[ir.Value, ir.Value]) -> None:
-    """Where(y > 0, t, 0) → step(y) · t."""
-    mask, tangent, other = node.inputs
-    made = None if mask is None else mask.producer()
-    if made is None or made.op_type != "Greater" or tangent is None:
-        return
-    y, bound = made.inputs
-    if y is None or y.dtype != ir.DataType.FLOAT or not (_is(bound, 0) and _is(other, 0)):
-        return
-    if not same_shape(y, tangent):
-        if not _is_image(y) or rank(tangent) != rank(y):
+        elif node.op_type == "Mul":
+            self._gate(node)
+        elif (taken := self.selections.take(node, self._vanishes)) is not None:
+            self.moved[node.outputs[0]] = taken
             return
-        tangent = _blocked(op, _expanded(op, tangent, y))
-    if y not in steps:
-        steps[y] = op.HardSigmoid(y, alpha=STEEP, beta=0.0)
+        op.nodes.append(node)
+        enters = node.op_type == "ConvTranspose" or taken_by(node) is not None
+        if enters and is_image(node.outputs[0]):
+            self.moved[node.outputs[0]] = blocked(op, node.outputs[0])
+
+    def _factor(self, node: ir.Node) -> None:
+        """Where(y > 0, t, 0) → step(y) · t."""
+        op = self.op
+        mask, tangent, other = node.inputs
+        made = None if mask is None else mask.producer()
+        if made is None or made.op_type != "Greater" or tangent is None:
+            return
+        y, bound = made.inputs
+        if y is None or y.dtype != ir.DataType.FLOAT:
+            return
+        if not (is_number(bound, 0) and is_number(other, 0)):
+            return
+        if not same_shape(y, tangent):
+            if not is_image(y) or rank(tangent) != rank(y):
+                return
+            tangent = blocked(op, _expanded(op, tangent, y))
+        if y not in self.steps:
+            self.steps[y] = step(op, y)
+        factor = self.steps[y]
+        if mask is not None and len(mask.uses()) > 1:
+            factor, tangent = self._shared(factor, tangent)
+        _becomes_product(node, factor, tangent)
+
+    def _shared(self, mask: ir.Value, tangent: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """step · (factor · t) → (factor · step) · t, which many tangents share."""
+        norm = tangent.producer()
+        if norm is None or not _is_factor(norm) or len(tangent.uses()) > 1:
+            return mask, tangent
+        (before, *factor) = norm.inputs
+        assert before is not None
+        made = before.producer()
+        if made is not None and made.op_type == "Conv":
+            return mask, tangent  # behind a convolution the factor is part of the kernel
+        key = (mask, *factor)
+        if key not in self.scaled:
+            self.scaled[key] = self.op.like(norm, [mask, *factor])[0]
+        return self.scaled[key], before
+
+    def _gate(self, node: ir.Node) -> None:
+        """A product of an image's tangent with a gate per channel, outside the blocked layout.
+
+        onnxruntime's reordering of the gate would count as a later node than the image's and be
+        followed first (see `targets.in_order`); a Reshape does not.
+        """
+        for i, gate in enumerate(node.inputs):
+            image = node.inputs[1 - i]
+            if gate is None or gate in self.op.linear or image not in self.op.linear:
+                continue
+            if not (is_image(gate) and is_image(image)) or same_shape(gate, image):
+                continue
+            if gate not in self.gates:
+                out = self.op.Reshape(gate, self.op.ints([0, 0, 0, 0]))
+                out.shape = gate.shape
+                self.gates[gate] = out
+            node.replace_input_with(i, self.gates[gate])
+
+    def _vanishes(self, x: ir.Value, tangent: ir.Value) -> bool:
+        """Whether x ≥ 0, and the tangent is 0 wherever x is: a Relu's, or several concatenated."""
+        made, pushed = x.producer(), tangent.producer()
+        if made is None or pushed is None:
+            return False
+        if pushed.op_type == "Mul":
+            return x in self.steps and self.steps[x] is pushed.inputs[0] and made.op_type == "Relu"
+        if made.op_type == pushed.op_type == "Concat":
+            pairs = zip(made.inputs, pushed.inputs, strict=False)
+            return len(made.inputs) == len(pushed.inputs) and all(
+                a is not None and b is not None and self._vanishes(a, b) for a, b in pairs
+            )
+        return False
+
+
+def _becomes_product(node: ir.Node, a: ir.Value, b: ir.Value) -> None:
+    for name in list(node.attributes):
+        del node.attributes[name]
     node.op_type = "Mul"
     node.resize_inputs(2)
-    node.replace_input_with(0, steps[y])
-    node.replace_input_with(1, tangent)
+    node.replace_input_with(0, a)
+    node.replace_input_with(1, b)
 
 
-def _is_image(y: ir.Value) -> bool:
-    channels = dim(y, 1) if rank(y) == 4 and y.dtype == ir.DataType.FLOAT else None
-    return isinstance(channels, int) and channels % BLOCK == 0
+def _is_factor(norm: ir.Node) -> bool:
+    """Whether it is a normalisation without shift, by constants: a factor per channel."""
+    if norm.op_type != "BatchNormalization" or not is_image(norm.outputs[0]):
+        return False
+    scale, shift, mean, variance = norm.inputs[1:]
+    return all(constant(v) is not None for v in (scale, variance)) and all(
+        (array := constant(v)) is not None and not array.any() for v in (shift, mean)
+    )
 
 
 def _expanded(op: Ops, value: ir.Value, like: ir.Value) -> ir.Value:
@@ -70,22 +150,11 @@ def _expanded(op: Ops, value: ir.Value, like: ir.Value) -> ir.Value:
     return out
 
 
-def _blocked(op: Ops, value: ir.Value) -> ir.Value:
-    """The same value, from an operator that makes it in the blocked layout.
-
-    What follows then stays there. Where a skip connection never meets a convolution, one value
-    outside the layout would keep all sums behind it outside as well.
-    """
-    out = op.AveragePool(value, kernel_shape=[1, 1])
-    out.shape = value.shape
-    return out
-
-
 def _complement(node: ir.Node) -> None:
     """1 − σ(x) → HardSigmoid(σ, −1, 1), which is the same on [0, 1]."""
     one, gate = node.inputs
     made = None if gate is None else gate.producer()
-    if made is None or made.op_type != "Sigmoid" or not _is(one, 1):
+    if made is None or made.op_type != "Sigmoid" or not is_number(one, 1):
         return
     if gate is None or gate.dtype != ir.DataType.FLOAT:
         return
@@ -94,8 +163,3 @@ def _complement(node: ir.Node) -> None:
     node.replace_input_with(0, gate)
     node.attributes["alpha"] = ir.AttrFloat32("alpha", -1.0)
     node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-
-
-def _is(value: ir.Value | None, number: float) -> bool:
-    array = constant(value)
-    return array is not None and array.size == 1 and float(array.reshape(())) == number
