@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnxjvp.errors import UnsupportedOpError
@@ -32,13 +34,15 @@ def transpose(op: Ops, program: Program) -> Program:
     for end, seed in zip(ends, seeds, strict=True):
         add(end, seed)
     failed = []
+    shorter = _shorter(program.nodes)
     for node in reversed(program.nodes):
         incoming = [cotangents.get(v) for v in node.outputs]
         if all(ct is None for ct in incoming):
             continue
+        linear = shorter.get(node, node)
         try:
-            for i, ct in TRANSPOSES[node.op_type](op, node, incoming).items():
-                value = node.inputs[i]
+            for i, ct in TRANSPOSES[node.op_type](op, linear, incoming).items():
+                value = linear.inputs[i]
                 assert value is not None
                 add(value, ct)
         except UnknownTypeError as error:
@@ -52,9 +56,35 @@ def transpose(op: Ops, program: Program) -> Program:
             "Export the model with the sizes that are missing",
             tuple(failed),
         )
+    for node in shorter.values():
+        node.resize_inputs(0)  # a node that is not recorded would still count as a reader
     found = [cotangents.get(seed) for seed in program.seeds]
     outs = [
         None if ct is None else op.expand_to(ct, seed)
         for ct, seed in zip(found, program.seeds, strict=True)
     ]
     return program_of(op, seeds, outs)
+
+
+def _shorter(nodes: Sequence[ir.Node]) -> dict[ir.Node, ir.Node]:
+    """Concat(a, b, c) as Concat(d, c) where d = Concat(a, b) is there already.
+
+    In a DenseNet every layer reads all layers before it: cotangents then add up over whole stacks
+    of layers, not layer by layer, of which there would be quadratically many.
+    """
+    seen: dict[tuple[object, ...], ir.Value] = {}
+    found = {}
+    for node in nodes:
+        if node.op_type != "Concat":
+            continue
+        axis = node.attributes.get_int("axis", 0)
+        for kept in range(len(node.inputs) - 1, 1, -1):
+            stack = seen.get((axis, *node.inputs[:kept]))
+            if stack is not None:
+                rest = node.inputs[kept:]
+                found[node] = ir.node("Concat", [stack, *rest], {"axis": axis})
+                found[node].outputs[0].shape = node.outputs[0].shape
+                found[node].outputs[0].type = node.outputs[0].type
+                break
+        seen.setdefault((axis, *node.inputs), node.outputs[0])
+    return found

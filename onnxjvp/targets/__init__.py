@@ -32,22 +32,29 @@ def in_order(nodes: Sequence[ir.Node], linear: Collection[ir.Value]) -> list[ir.
     """The nodes in the order that makes onnxruntime run a layer's tangent right after the layer.
 
     onnxruntime walks back from the outputs, and of a node's inputs it first follows the one whose
-    node comes last in the file. So residuals go before linear nodes, then it turns to a product's
-    mask when the tangent is there, and to the layer below; and of two terms the one with less
-    before it goes last. What a layer has just made is then read from the caches: the other way
-    round, the primal as a whole would run first (1.25 times the time on EfficientNet).
+    node has the highest number: it comes last in the file, or it is a convolution, which gets a
+    new number when it is blocked, in the order of a first such walk. So residuals go before linear
+    nodes; masks that convolutions make behind the tangents that they meet; and of two terms the
+    one with less before it last. Then the walk turns to a product's mask when the tangent is
+    there, and to the layer below, and what a layer has just made is read from the caches. The
+    other way round the primal as a whole would run first (1.25 times the time on EfficientNet).
     """
     members = frozenset(nodes)
     depths: dict[ir.Node, int] = {}
-    for node in _producers_first(nodes, members, list):
-        depths[node] = 1 + max((depths[n] for n in _producers(node, members)), default=0)
-    read = {n for node in nodes for n in _producers(node, members)}
-    last = [node for node in nodes if node not in read]
-    placed = _producers_first(last, members, lambda ns: sorted(ns, key=depths.__getitem__))
     late = set[ir.Node]()
-    for node in placed:
-        if any(v in linear for v in node.outputs) or not late.isdisjoint(_producers(node, members)):
+    for node in _producers_first(nodes, members, list):
+        before = _producers(node, members)
+        depths[node] = 1 + max((depths[n] for n in before), default=0)
+        is_linear = any(v in linear for v in node.outputs)
+        if is_linear or node.op_type == "Conv" or not late.isdisjoint(before):
             late.add(node)
+    read = {n for node in nodes for n in _producers(node, members)}
+
+    def priority(node: ir.Node) -> tuple[bool, int]:
+        return any(v in linear for v in node.outputs), depths[node]
+
+    ends = [node for node in nodes if node not in read]
+    placed = _producers_first(ends, members, lambda ns: sorted(ns, key=priority))
     return sorted(placed, key=late.__contains__)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
 from onnxjvp.graph.ops import Ops, rank, same_shape
 from onnxjvp.graph.shapes import constant
+from onnxjvp.targets import strided
 from onnxjvp.targets.blocked import blocked, is_image, is_number, step
 from onnxjvp.targets.pools import Selections, taken_by
 
@@ -46,8 +49,14 @@ class _Lowering:
             _complement(node)
         elif node.op_type == "Mul":
             self._gate(node)
-        elif (taken := self.selections.take(node, self._vanishes)) is not None:
-            self.moved[node.outputs[0]] = taken
+        made = (
+            self.selections.take(node, self._vanishes)
+            or strided.lowered(op, node)
+            or _repeated(op, node)
+        )
+        if made is not None:
+            _become(node, op.nodes.pop())
+            op.nodes.append(node)
             return
         op.nodes.append(node)
         enters = node.op_type == "ConvTranspose" or taken_by(node) is not None
@@ -75,7 +84,7 @@ class _Lowering:
         factor = self.steps[y]
         if mask is not None and len(mask.uses()) > 1:
             factor, tangent = self._shared(factor, tangent)
-        _becomes_product(node, factor, tangent)
+        _change(node, "Mul", [factor, tangent])
 
     def _shared(self, mask: ir.Value, tangent: ir.Value) -> tuple[ir.Value, ir.Value]:
         """step · (factor · t) → (factor · step) · t, which many tangents share."""
@@ -125,13 +134,21 @@ class _Lowering:
         return False
 
 
-def _becomes_product(node: ir.Node, a: ir.Value, b: ir.Value) -> None:
+def _become(node: ir.Node, other: ir.Node) -> None:
+    """Compute what another node does, which is not needed any more; its readers stay."""
+    _change(node, other.op_type, other.inputs)
+    node.attributes.update(other.attributes)
+    other.resize_inputs(0)
+
+
+def _change(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> None:
+    operands = list(inputs)
     for name in list(node.attributes):
         del node.attributes[name]
-    node.op_type = "Mul"
-    node.resize_inputs(2)
-    node.replace_input_with(0, a)
-    node.replace_input_with(1, b)
+    node.op_type = op_type
+    node.resize_inputs(len(operands))
+    for i, value in enumerate(operands):
+        node.replace_input_with(i, value)
 
 
 def _is_factor(norm: ir.Node) -> bool:
@@ -150,6 +167,34 @@ def _expanded(op: Ops, value: ir.Value, like: ir.Value) -> ir.Value:
     return out
 
 
+def _repeated(op: Ops, node: ir.Node) -> ir.Value | None:
+    """Elements repeated along rows and columns: a Resize, for which there is a fast kernel."""
+    expand = node.inputs[0].producer() if node.op_type == "Reshape" and node.inputs[0] else None
+    if expand is None or expand.op_type != "Expand" or expand.inputs[0] is None:
+        return None
+    apart = expand.inputs[0].producer()
+    value = None if apart is None or apart.op_type != "Unsqueeze" else apart.inputs[0]
+    if value is None or not is_image(value) or rank(expand.outputs[0]) != 6:
+        return None
+    n, c, height, rows, width, columns = dims.of(expand.outputs[0])
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        return None
+    shape = (n, c, dims.product((height, rows)), dims.product((width, columns)))
+    if dims.of(value) != (n, c, height, width) or dims.of(node.outputs[0]) != shape:
+        return None
+    scales = op.const([1, 1, rows, columns], ir.DataType.FLOAT)
+    whole = op.Resize(
+        value,
+        None,
+        scales,
+        mode="nearest",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+    )
+    whole.shape = node.outputs[0].shape
+    return blocked(op, whole)
+
+
 def _complement(node: ir.Node) -> None:
     """1 − σ(x) → HardSigmoid(σ, −1, 1), which is the same on [0, 1]."""
     one, gate = node.inputs
@@ -158,8 +203,6 @@ def _complement(node: ir.Node) -> None:
         return
     if gate is None or gate.dtype != ir.DataType.FLOAT:
         return
-    node.op_type = "HardSigmoid"
-    node.resize_inputs(1)
-    node.replace_input_with(0, gate)
+    _change(node, "HardSigmoid", [gate])
     node.attributes["alpha"] = ir.AttrFloat32("alpha", -1.0)
     node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)

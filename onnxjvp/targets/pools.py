@@ -92,7 +92,6 @@ class Selections:
             self._masks[indices] = self._chosen(x, axes)
         for axis, masks in self._masks[indices]:
             tangent = self._along(axis, masks, tangent)
-        tangent.shape = node.outputs[0].shape
         return tangent
 
     def _chosen(self, x: ir.Value, axes: list[Axis]) -> list[tuple[Axis, list[ir.Value]]]:
@@ -135,12 +134,13 @@ def _axes(pool: ir.Node) -> list[Axis] | None:
     if moves.pads is None:
         return None
     every = []
-    for i, (s, r, (before, behind)) in enumerate(moves.along()):
+    for i, (s, r, (before, after)) in enumerate(moves.along()):
+        behind = after
         if pool.attributes.get_int("ceil_mode", 0):
             size, results = inner[i], outer[i]
             if not isinstance(size, int) or not isinstance(results, int):
                 return None
-            behind = max(behind, (results - 1) * s + r - size - before)  # the last window's
+            behind = max(after, (results - 1) * s + r - size - before)  # the last window's
         if max(before, behind) >= taps[i]:
             return None  # a runtime wants less padding than taps
         every.append(Axis(i, taps[i], s, moves.dilations[i], (before, behind)))

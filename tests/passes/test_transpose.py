@@ -423,3 +423,22 @@ def test_sizes_that_nobody_knows_are_refused_by_name() -> None:
     jvp(model)
     with pytest.raises(UnsupportedOpError, match=r"Conv \(for 'y'\): the size of its kernel"):
         vjp(model)
+
+
+def test_stacks_of_layers_that_are_read_again_are_split_once() -> None:
+    """As in a DenseNet, where every layer reads all layers before it."""
+    body = """
+a = Tanh(x)
+s = Concat<axis=1>(x, a)
+b = MatMul(s, v)
+t = Concat<axis=1>(x, a, b)
+c = MatMul(t, w)
+y = Concat<axis=1>(x, a, b, c)
+"""
+    model = build(body, {"x": ("N", 2)}, {"v": weights(4, 3), "w": weights(7, 2)})
+    result = vjp(model)
+    counts = [len(node.output) for node in result.proto().graph.node if node.op_type == "Split"]
+    assert counts == [2, 2, 2]
+    x, v, u = {"x": weights(3, 2)}, {"y": weights(3, 9)}, {"x": weights(3, 2, seed=5)}
+    wanted = directional_derivative(double(model), x, u, ["y"])
+    _check_adjoint(v, {"y": wanted.value["y"]}, _pulled(result, x, v), u, 1e-7)
