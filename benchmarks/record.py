@@ -48,23 +48,39 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 def write(name: str, title: str, notes: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """results/NAME.json, and the same as a table in results/NAME.md."""
+    save(name, title, notes, rows)
+    page(name, title, notes, {"": rows})
+
+
+def save(name: str, title: str, notes: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """results/NAME.json: what `write` writes, without its table."""
     RESULTS.mkdir(exist_ok=True)
-    about = machine()
-    record = {"title": title, "notes": notes, "machine": about, "rows": list(rows)}
-    text = json.dumps(record, indent=1, ensure_ascii=False)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [
-        f"# {title}",
-        "",
-        notes,
-        "",
-        ", ".join(f"{key} {value}" for key, value in about.items()) + ".",
-        "",
-        "| " + " | ".join(columns) + " |",
-        "|" + "---|" * len(columns),
-    ]
-    lines += ["| " + " | ".join(_cell(row.get(c, "")) for c in columns) + " |" for row in rows]
+    record = {"title": title, "notes": notes, "machine": machine(), "rows": list(rows)}
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    # an interruption leaves the earlier file
+    temporary = RESULTS / f".{name}.json"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(RESULTS / f"{name}.json")
+
+
+def page(
+    name: str,
+    title: str,
+    notes: str,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """results/NAME.md: tables under their headings; a row's cells by column.
+
+    `about` is the machine that the rows are of; None means this one.
+    """
+    lines = [f"# {title}", "", notes, ""]
+    lines += [", ".join(f"{key} {value}" for key, value in (about or machine()).items()) + "."]
+    for heading, rows in tables.items():
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        lines += ["", f"## {heading}"] if heading else []
+        lines += ["", "| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+        lines += ["| " + " | ".join(_cell(row.get(c, "")) for c in columns) + " |" for row in rows]
     (RESULTS / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

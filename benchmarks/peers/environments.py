@@ -1,9 +1,9 @@
 """Makes the environments of the peers, so that none shares its packages with another.
 
-    python benchmarks/peers/environments.py [torch] [onnx-ad]      # default: both
+    python benchmarks/peers/environments.py [torch] [onnx-ad] [jax]      # default: all
 
-They lie in benchmarks/peers/.venv/. To use another interpreter, set TORCH_PYTHON or
-ONNX_AD_PYTHON to its path.
+They lie in benchmarks/peers/.venv/. To use another interpreter, set TORCH_PYTHON,
+ONNX_AD_PYTHON or JAX_PYTHON to its path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("torch", "onnx-ad")
+PEERS = ("torch", "onnx-ad", "jax")
 
 
 def python_of(peer: str) -> str:

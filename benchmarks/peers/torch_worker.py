@@ -3,29 +3,52 @@
     python torch_worker.py SOURCES NAME ARRAYS.npz THREADS
 
 SOURCES is a module of benchmarks/export and NAME one of its models, built again with its random
-weights (seed 0). Then, per line of JSON on stdin, a line on stdout: {"call": C} gives the seconds
-that C took, and with "save": PATH its value is written there; "at": KEY takes that array for x.
+weights (seed 0). Then it answers requests, as serving.py says.
 """
 
 from __future__ import annotations
 
+import copy
 import importlib
-import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from serving import bounded, serve
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "export"))
 
 
+PER_SAMPLE = ("x_u", "y_ct")
+
+
+class Masks(TorchDispatchMode):
+    """Notes which elements every Relu lets through, a row per sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Tensor] = []
+
+    def __torch_dispatch__(
+        self, operator: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        value = operator(*args, **(kwargs or {}))
+        if operator.overloadpacket in (torch.ops.aten.relu, torch.ops.aten.relu_):
+            self.found.append((value > 0).flatten(1))
+        return value
+
+
 class Calls:
-    """What can be asked for: `forward`, `vjp`, `jvp`, and `jvp W`, `double_vjp W` in a weight."""
+    """What can be asked for: `forward`, `vjp`, `jvp`, and `jvp W`, `double_vjp W` in a weight.
+
+    Also `masks`, and `exact C`: what C gives in float64.
+    """
 
     def __init__(self, model: torch.nn.Module, arrays: dict[str, Tensor]) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -58,6 +81,23 @@ class Calls:
         (pulled,) = torch.autograd.grad(y, point, v, create_graph=True)
         return torch.autograd.grad(pulled, v, direction)[0]
 
+    def masks(self) -> Tensor:
+        """Signs of all Relus, [batch, elements]."""
+        with Masks() as masks:
+            self.forward()
+        return torch.cat(masks.found or [self.x.new_zeros(len(self.x), 0, dtype=torch.bool)], 1)
+
+    def exact(self, call: str) -> Tensor:
+        """In float64, sample by sample: a batch would take several times the memory."""
+        model = copy.deepcopy(self.model).double()
+        values = []
+        for i in range(len(self.x)):
+            arrays = {k: self.arrays[k][i : i + 1].double() for k in PER_SAMPLE if k in self.arrays}
+            values.append(
+                getattr(Calls(model, {"x": self.x[i : i + 1].double(), **arrays}), call)()
+            )
+        return torch.cat(values)
+
     def _in(self, weight: str | None) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
         x = self.x
         if weight is None:
@@ -71,23 +111,13 @@ class Calls:
 
 def main() -> None:
     module, name, path, threads = sys.argv[1:]
+    bounded()
     torch.set_num_threads(int(threads))
     torch.backends.mha.set_fastpath_enabled(False)  # slower on a CPU, and has no forward mode
     source = next(s for s in importlib.import_module(module).SOURCES if s.name == name)
     with np.load(path) as stored:
         arrays = {key: torch.from_numpy(stored[key]) for key in stored}
-    calls = Calls(source.model(), arrays)
-    print(json.dumps({"torch": torch.__version__}), flush=True)
-    for line in sys.stdin:
-        request = json.loads(line)
-        call, *rest = request["call"].split(" ")
-        calls.x = arrays[request.get("at", "x")]
-        start = time.perf_counter()
-        value = getattr(calls, call)(*rest)
-        seconds = time.perf_counter() - start
-        if "save" in request:
-            np.save(request["save"], value.detach().numpy())
-        print(json.dumps({"seconds": seconds}), flush=True)
+    serve(Calls(source.model(), arrays), arrays, {"torch": torch.__version__})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import typer
 
 from onnxjvp._version import __version__
 from onnxjvp.cli import output
+from onnxjvp.cli.bench import bench
 from onnxjvp.cli.inspect import inspect
 from onnxjvp.cli.jacobian import jacobian
 from onnxjvp.cli.rewrite import rewrite
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (rewrite, inspect, verify, run, jacobian):
+for command in (rewrite, inspect, verify, run, jacobian, bench):
     app.command()(command)
 
 #: typer's errors in arguments; it has no name of its own for them in all its versions

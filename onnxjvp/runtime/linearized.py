@@ -11,6 +11,7 @@ import numpy as np
 from onnxjvp.errors import UsageError
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds
 from onnxjvp.runtime.session import Held, Loaded, bytes_of
+from onnxjvp.runtime.settings import Provider
 
 if TYPE_CHECKING:
     from onnxjvp.rewrite import Linearized, Rewritten
@@ -21,7 +22,7 @@ class LinearizedSession:
 
     Args:
       linearized: what `onnxjvp.linearize` returns.
-      providers, optimize, threads: as for `Session`.
+      providers, optimize, threads, spinning, plan_memory: as for `Session`.
     Raises: as `Session`. The two maps are loaded when they are first used.
     Cost: every map that is used holds the weights once more. Not for several threads at once.
     """
@@ -30,14 +31,23 @@ class LinearizedSession:
         self,
         linearized: Linearized,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         optimize: bool = True,
         threads: int | None = None,
+        spinning: bool = False,
+        plan_memory: bool = True,
     ) -> None:
         self.linearized = linearized
 
         def load(part: Rewritten) -> Loaded:
-            return Loaded(part.model, providers=providers, optimize=optimize, threads=threads)
+            return Loaded(
+                part.model,
+                providers=providers,
+                optimize=optimize,
+                threads=threads,
+                spinning=spinning,
+                plan_memory=plan_memory,
+            )
 
         self._load = load
         self._primal = load(linearized.primal)

@@ -24,6 +24,7 @@ from onnxjvp.errors import InvalidModelError, MissingDependencyError, UsageError
 from onnxjvp.graph.dims import is_placeholder
 from onnxjvp.graph.load import refuse_data_outside
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
+from onnxjvp.runtime.settings import Provider, resolve_providers, session_options, with_graph
 
 ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -55,24 +56,37 @@ class Loaded:
         self,
         model: ModelLike,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         optimize: bool = True,
         threads: int | None = None,
+        spinning: bool = False,
+        plan_memory: bool = True,
+        cuda_graph: bool = False,
     ) -> None:
         ort = _onnxruntime()
-        names = _resolve_providers(ort, providers)
+        wanted = resolve_providers(ort, providers)
+        if cuda_graph:
+            wanted = with_graph(wanted)
+        names = list(wanted)
         # onnxruntime may map the weights' file for as long as the session lives
         self._directory = tempfile.TemporaryDirectory(prefix="onnxjvp-")
         try:
             self._session = ort.InferenceSession(
                 _loadable(model, Path(self._directory.name)),
-                _options(ort, optimize, threads),
+                session_options(ort, optimize, threads, spinning, plan_memory),
                 providers=names,
+                provider_options=list(wanted.values()),
             )
         except _failures(ort) as error:
             raise InvalidModelError(_load_message(model, error)) from error
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = 4
+        #: for runs beside a CUDA graph: neither recorded nor repeated, in new memory. Bound runs
+        #: without options take 30 µs less
+        self._apart: Any = None
+        if cuda_graph:
+            self._apart = self._quiet
+            self._apart.add_run_config_entry("gpu_graph_id", "-1")
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if missing := [name for name in names if name not in self.providers]:
             raise UsageError(
@@ -110,7 +124,8 @@ class Loaded:
         """
         if array.dtype.kind in "OUS":
             raise UsageError(
-                "strings cannot be held for a linearised model; run a model of jvp or vjp instead"
+                "strings cannot be held where a model computes, which linearised models, bound "
+                "inputs and `bench` need; run a model of jvp or vjp on arrays instead"
             )
         ort = _onnxruntime()
         # on the host the runtime would share the caller's memory, and read what changes there
@@ -123,7 +138,7 @@ class Loaded:
             for arg in self._session.get_outputs()
             if arg.type == "tensor(int64)" and len(arg.shape) <= 1
         }
-        return Binding(self._session, self._quiet, self.device, integers)
+        return Binding(self._session, self._apart, self.device, integers)
 
 
 #: an OrtValue: a tensor on some device
@@ -140,16 +155,18 @@ def bytes_of(value: Held) -> int:
 class Binding:
     """Inputs and outputs of a model that are passed without copies."""
 
-    def __init__(self, session: Any, options: Any, device: str, sizes: set[str]) -> None:
+    def __init__(self, session: Any, apart: Any, device: str, sizes: set[str]) -> None:
         self._session = session
-        self._options = options
+        self._apart = apart
         self._device = device
         self._sizes = sizes
         self._io = session.io_binding()
         self._fed: dict[str, Held] = {}
+        self._made: dict[str, Held] = {}
+        self._kept = False
 
     def feed(self, values: Mapping[str, Held]) -> None:
-        """Give inputs their values, for all runs to come."""
+        """Give inputs their values, what `Session.hold` returns, for all runs to come."""
         for name, value in values.items():
             self._io.bind_ortvalue_input(name, value)
             self._fed[name] = value  # a binding does not keep the memory of a value alive
@@ -161,13 +178,50 @@ class Binding:
         """
         # what stays bound is written over by the next run
         self._io.clear_binding_outputs()
+        self._kept = False
         for name in stay:
             self._io.bind_output(name, "cpu" if name in self._sizes else self._device, 0)
         for name in fetch:
             self._io.bind_output(name, "cpu", 0)
         with _as_invalid_model():
-            self._session.run_with_iobinding(self._io, self._options)
-        return dict(zip((*stay, *fetch), self._io.get_outputs(), strict=True))
+            self._session.run_with_iobinding(self._io, self._apart)
+            self._io.synchronize_outputs()
+        self._made = dict(zip((*stay, *fetch), self._io.get_outputs(), strict=True))
+        return dict(self._made)
+
+    def write(self, values: Mapping[str, Array]) -> None:
+        """New values in the memory that inputs were fed with.
+
+        Raises:
+          UsageError: an array of another dtype or shape, or an input that was not fed.
+        """
+        for name, array in values.items():
+            if name not in self._fed:
+                raise UsageError(no_such("bound input", name, list(self._fed)))
+            held = self._fed[name]
+            kind = held.data_type().removeprefix("tensor(").removesuffix(")")
+            if (str(array.dtype), list(array.shape)) != (_DTYPES.get(kind), held.shape()):
+                raise UsageError(
+                    f"{name} is bound as {_DTYPES.get(kind)}{held.shape()}, and cannot take "
+                    f"{array.dtype}{list(array.shape)}; bind it again"
+                )
+            held.update_inplace(np.ascontiguousarray(array))
+
+    def again(self) -> None:
+        """Run as the last `run` did, and write over the values that it returned.
+
+        With `cuda_graph` the first call records, and the later ones repeat the record.
+        """
+        if not self._made:
+            raise UsageError("there is nothing to repeat: run() comes before again()")
+        if not self._kept:
+            self._io.clear_binding_outputs()
+            for name, value in self._made.items():
+                self._io.bind_ortvalue_output(name, value)
+            self._kept = True
+        with _as_invalid_model():
+            self._session.run_with_iobinding(self._io)
+            self._io.synchronize_outputs()
 
 
 class Session:
@@ -175,9 +229,16 @@ class Session:
 
     Args:
       model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`, of any size.
-      providers: names such as "cpu" or "cuda", or onnxruntime's own; None means CPU.
+      providers: names such as "cpu" or "cuda", or onnxruntime's own, each alone or with its
+        options: ("cuda", {"use_tf32": "0"}); None means CPU.
       optimize: False turns every graph optimisation off (for bit-exact comparisons).
       threads: threads within one operator; None lets onnxruntime choose.
+      spinning: threads that wait keep a core busy. Faster where one model runs alone; never where
+        several sessions, or other work, share the cores.
+      plan_memory: False allocates each buffer by itself, not all of a run as one planned block,
+        which the memory of the first run stands beside: docs/speed.md has figures.
+      cuda_graph: record the kernels of a run on CUDA, for `Binding.again` to repeat. Every
+        operator must run there.
     Raises:
       MissingDependencyError: onnxruntime is not installed.
       UsageError: no such file, or a provider that is not available here.
@@ -188,11 +249,22 @@ class Session:
         self,
         model: ModelLike,
         *,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         optimize: bool = True,
         threads: int | None = None,
+        spinning: bool = False,
+        plan_memory: bool = True,
+        cuda_graph: bool = False,
     ) -> None:
-        self._loaded = Loaded(model, providers=providers, optimize=optimize, threads=threads)
+        self._loaded = Loaded(
+            model,
+            providers=providers,
+            optimize=optimize,
+            threads=threads,
+            spinning=spinning,
+            plan_memory=plan_memory,
+            cuda_graph=cuda_graph,
+        )
         self.providers = self._loaded.providers
         self.inputs = self._loaded.inputs()
         self.outputs = self._loaded.outputs()
@@ -216,6 +288,22 @@ class Session:
             raise UsageError("; ".join(no_such("output", name, known) for name in unknown))
         check_feeds(self.inputs, feeds)
         return dict(zip(wanted, self._loaded.run(wanted, feeds), strict=True))
+
+    def bind(self, feeds: Mapping[str, Array]) -> Binding:
+        """The model with its inputs held where it computes, to run without copies.
+
+        `run(stay=names)` leaves outputs there, as values that have `.numpy()`; `again()` repeats
+        that in the same memory, on what `write({name: array})` has put into the inputs.
+
+        Args:
+          feeds: as for `run`; copied.
+        Raises:
+          InputError: arrays do not fit the inputs. UsageError: an input of strings.
+        """
+        check_feeds(self.inputs, feeds)
+        binding = self._loaded.bind()
+        binding.feed({name: self._loaded.hold(array) for name, array in feeds.items()})
+        return binding
 
 
 @contextmanager
@@ -246,32 +334,6 @@ def _failures(ort: types.ModuleType) -> tuple[type[Exception], ...]:
     state = vars(ort.capi.onnxruntime_pybind11_state).values()
     own = [kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception)]
     return (*own, RuntimeError)
-
-
-def _resolve_providers(ort: types.ModuleType, providers: Sequence[str] | None) -> list[str]:
-    available: list[str] = ort.get_available_providers()
-    by_short = {name.removesuffix("ExecutionProvider").lower(): name for name in available}
-    by_any = by_short | {name.lower(): name for name in available}
-    wanted = ["cpu"] if providers is None else list(providers)
-    if not wanted or (missing := [name for name in wanted if name.lower() not in by_any]):
-        what = f"Provider {', '.join(missing)} is not available" if wanted else "No provider given"
-        raise UsageError(
-            f"{what}: this onnxruntime has {', '.join(by_short)}. "
-            'For CUDA install "onnxjvp[gpu]" in place of "onnxjvp[cpu]".'
-        )
-    return [by_any[name.lower()] for name in wanted]
-
-
-def _options(ort: types.ModuleType, optimize: bool, threads: int | None) -> Any:
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised, no need to print it too
-    # spinning threads of an idle session steal the cores from its neighbours
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not optimize:
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    return options
 
 
 def _loadable(model: ModelLike, directory: Path) -> str | bytes:

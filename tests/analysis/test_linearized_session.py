@@ -248,12 +248,14 @@ def test_maps_are_loaded_when_they_are_used(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(linearized, "Loaded", Counted)
     parts = onnxjvp.linearize(relu_net())
-    session = LinearizedSession(parts, providers=["cpu"], optimize=False, threads=1)
+    settings: dict[str, Any] = {"providers": ["cpu"], "optimize": False, "threads": 1}
+    settings |= {"spinning": True, "plan_memory": False}
+    session = LinearizedSession(parts, **settings)
     session.at(point("relu"))
     assert len(loads) == 1
     for _ in range(2):
         session.vjp({"y": np.ones((2, 3)), "z": np.ones((2, 3))})
-    assert loads == [{"providers": ["cpu"], "optimize": False, "threads": 1}] * 2
+    assert loads == [settings] * 2
 
 
 def test_residuals_are_counted() -> None:
