@@ -37,7 +37,7 @@ RUNTIME_FAILURE = (
     _NotImplementedInRuntime,
 )
 #: onnxruntime has kernels for double, but they compute in float32
-_NOT_DOUBLE = {"LayerNormalization"}
+_NOT_DOUBLE = {"LayerNormalization", "GRU", "LSTM"}
 
 
 # -- building ----------------------------------------------------------------------------------

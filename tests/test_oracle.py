@@ -263,6 +263,7 @@ def test_lrn_of_even_size_leans_forward() -> None:
 def test_every_kernel_is_tested() -> None:
     tested = {op_type for op_type, *_ in NODES.values()}
     tested |= {"Conv", "ConvTranspose", "MaxPool", "AveragePool"}
+    tested |= {"RNN", "GRU", "LSTM", "Scan", "Loop"}  # tests/test_oracle_recurrent.py
     assert {kernel.__name__ for kernel in kernels.KERNELS} == tested
 
 

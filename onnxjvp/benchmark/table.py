@@ -19,7 +19,7 @@ from onnxjvp.benchmark.process import Contender, Started
 from onnxjvp.benchmark.timing import TOLERATED, WARM, Timed, interleave, quartiles
 from onnxjvp.errors import OnnxJvpError, UsageError
 from onnxjvp.runtime import Array, Session, TensorSpec, check_feeds, random_feeds
-from onnxjvp.targets import LOWERINGS
+from onnxjvp.targets import TARGETS
 
 #: rounds that are timed where nobody says how many
 FEWEST, MOST = 5, 100
@@ -109,7 +109,7 @@ def bench(
     Args:
       model: the original's file.
       wrt, outputs: as for `onnxjvp.jvp`.
-      targets: what forms are written for; None means "portable", and "cpu" on the CPU.
+      targets: what forms are written for; None: portable, and as the provider.
       families: of `FAMILIES`.
       directions: numbers of directions at once.
       inputs: arrays for the model's inputs; those left out are drawn at random.
@@ -128,7 +128,7 @@ def bench(
     Cost: every form is held in memory at once.
     """
     if targets is None:
-        targets = ("portable", "cpu") if provider == "cpu" else ("portable",)
+        targets = ("portable", *(t for t in TARGETS if t == provider))
     _check(targets, families, directions, rounds, seconds)
     session = Session(model, providers=[provider], threads=threads)
     feeds = _feeds(session.inputs, inputs or {}, dims or {})
@@ -162,7 +162,7 @@ def _check(
     rounds: int | None,
     seconds: float,
 ) -> None:
-    for what, given, known in (("target", targets, LOWERINGS), ("form", families, FAMILIES)):
+    for what, given, known in (("target", targets, TARGETS), ("form", families, FAMILIES)):
         if unknown := [name for name in given if name not in known]:
             raise UsageError(f"there is no {what} {unknown[0]!r}; choose {', '.join(known)}")
         if len(set(given)) < len(given):

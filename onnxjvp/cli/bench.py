@@ -45,8 +45,8 @@ def bench(
     target: Annotated[
         list[Target] | None,
         typer.Option(
-            metavar="portable|cpu",
-            help="The runtime that forms are written for [default: portable, and on the CPU cpu].",
+            metavar="portable|cpu|cuda",
+            help="What forms are written for [default: portable, and cpu or cuda as the provider].",
         ),
     ] = None,
     directions: Annotated[

@@ -44,6 +44,7 @@ class Target(str, Enum):
 
     PORTABLE = "portable"
     CPU = "cpu"
+    CUDA = "cuda"
 
 
 class Names(str, Enum):

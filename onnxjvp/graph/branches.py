@@ -26,6 +26,12 @@ def bodies(node: ir.Node) -> tuple[ir.Graph, ir.Graph]:
     return then, otherwise
 
 
+def bodies_of(node: ir.Node) -> list[ir.Graph]:
+    """The bodies of any node."""
+    graphs = (a for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH)
+    return [a.as_graph() for a in graphs]
+
+
 @shape_function("If")
 def _if(shapes: Shapes, node: ir.Node) -> None:
     """What both branches agree on; where their ranks differ, what is declared stays."""

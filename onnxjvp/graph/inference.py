@@ -12,7 +12,9 @@ from onnxjvp.errors import InvalidModelError
 from onnxjvp.graph import dims
 from onnxjvp.graph.branches import BRANCHES, is_if
 from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.loops import Fed, changes, fed, forgotten, is_loop
 from onnxjvp.graph.opset import skeleton
+from onnxjvp.graph.scans import is_scan, slices
 from onnxjvp.graph.shapes import Shapes, constant
 
 #: what a shape function meets in a node that contradicts its operands
@@ -20,7 +22,8 @@ BAD_NODE = (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError
 
 
 def infer(model: ir.Model) -> Shapes:
-    """Write a dtype and dimensions onto every value of a model, bodies of If included.
+    """Write a dtype and dimensions onto every value of a model, bodies of If,
+    Scan and Loop included.
 
     Raises:
       InvalidModelError: nodes that do not fit their operands.
@@ -33,7 +36,11 @@ def infer(model: ir.Model) -> Shapes:
 
 
 def _infer_graph(
-    shapes: Shapes, graph: ir.Graph, inferred: onnx.GraphProto, inside: bool = False
+    shapes: Shapes,
+    graph: ir.Graph,
+    inferred: onnx.GraphProto,
+    inside: bool = False,
+    given: Fed = (),
 ) -> None:
     for value in (*graph.inputs, *graph.initializers.values()):
         if value.const_value is not None:
@@ -41,6 +48,9 @@ def _infer_graph(
             value.dtype = value.const_value.dtype
         elif value.shape is not None:
             value.shape = ir.Shape([_dim(d) for d in value.shape.dims])
+    for value, (shape, dtype) in zip(graph.inputs, given, strict=False):
+        value.shape = None
+        shapes.put(value, shape, dtype)
     types = {v.name: v.type for v in (*inferred.value_info, *inferred.output)}
     twins = {node.output[0]: node for node in inferred.node if node.output}
     for node in graph:
@@ -50,7 +60,31 @@ def _infer_graph(
             twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
             for branch in BRANCHES:
                 _infer_graph(shapes, node.attributes[branch].as_graph(), twin[branch], inside=True)
+        elif (found := _fed(node)) is not None:
+            twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
+            _infer_steps(shapes, node, twin["body"], found)
         _infer_node(shapes, node, inside)
+
+
+def _infer_steps(shapes: Shapes, node: ir.Node, inferred: onnx.GraphProto, first: Fed) -> None:
+    """The body of a Scan or a Loop. What a turn of a Loop changes of a size is not known."""
+    body, changed = node.attributes["body"].as_graph(), set[tuple[int, int]]()
+    while True:
+        _infer_graph(shapes, body, inferred, inside=True, given=first)
+        more = changes(node, first) - changed if is_loop(node) else None
+        if not more:
+            return
+        changed |= more
+        first = forgotten(first, more)
+        for value in (v for inner in body.all_nodes() for v in inner.outputs):
+            value.shape = None
+
+
+def _fed(node: ir.Node) -> Fed | None:
+    """The types of what the body of a Scan or a Loop is fed, where they are known."""
+    if is_scan(node):
+        return slices(node)
+    return fed(node) if is_loop(node) else None
 
 
 def _infer_node(shapes: Shapes, node: ir.Node, inside: bool) -> None:
@@ -103,7 +137,7 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
         if output.name not in foreign:
             output.type.tensor_type.ClearField("shape")
     for node in graph.node:
-        if node.op_type == "If" and not node.domain:
+        if node.op_type in ("If", "Scan", "Loop") and not node.domain:
             for attribute in node.attribute:
                 _forget_declared(attribute.g)
 

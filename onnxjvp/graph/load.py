@@ -76,6 +76,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     working = at_opset(working, opset)
     normalise(working)  # adapters between opsets make constants inside bodies
     _expose_dropout_masks(working)
+    _expose_states(working)
     declared = {
         v.name or "": None if v.shape is None else v.shape.copy()
         for v in (*working.graph.inputs, *working.graph.outputs)
@@ -303,3 +304,11 @@ def _expose_dropout_masks(model: ir.Model) -> None:
             node.resize_outputs(2)
         if not node.outputs[1].name:
             node.outputs[1].name = f"{node.outputs[0].name}/mask"
+
+
+def _expose_states(model: ir.Model) -> None:
+    """A recurrent node must give its states after every step, off which slopes are read."""
+    for node in model.graph.all_nodes():
+        if node.op_type in ("RNN", "GRU", "LSTM") and not node.domain and not node.outputs[0].name:
+            label = next(v.name for v in node.outputs if v.name)
+            node.outputs[0].name = f"{label}/states"

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from onnxjvp.oracle import convolution  # noqa: F401  (fills the table too)
+from onnxjvp.oracle import convolution, loops, recurrent  # noqa: F401  (fill the table too)
 from onnxjvp.oracle.registry import KERNELS, Array, kernel, per_channel
 from onnxjvp.oracle.special import erf
 

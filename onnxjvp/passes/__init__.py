@@ -1,3 +1,3 @@
 """Passes over models. Importing this fills the tables for operators with bodies."""
 
-from onnxjvp.passes import branches  # noqa: F401
+from onnxjvp.passes import branches, loops, scans  # noqa: F401

@@ -16,13 +16,13 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph import dims
-from onnxjvp.graph.branches import BRANCHES, bodies, is_if
+from onnxjvp.graph.bodies import REBUILT, Body, Operands, inside, record
+from onnxjvp.graph.branches import BRANCHES, bodies, bodies_of
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region, captured
 from onnxjvp.graph.shapes import constant
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
-from onnxjvp.passes.bodies import Body, Operands, inside, record
 from onnxjvp.passes.linearize import (
     FLOWS,
     Flow,
@@ -53,10 +53,10 @@ def flow(region: Region, live: Set[int]) -> Flow:
     for name, body in zip(BRANCHES, bodies(region.node), strict=True):
         read = inside(region.node, body)
         wrt = [read[i - 1] for i in sorted(live)]
-        found = analyse_nodes(body, wrt, body.outputs, _keep(read, wrt))
+        found = analyse_nodes(body, wrt, body.outputs, to_keep(read, wrt))
         cuts += found.cuts
-        reasons += _listed(found.refused)
-        reasons += _unrepeatable(body)
+        reasons += listed(found.refused)
+        reasons += unrepeatable(body)
         for output, end in zip(region.outputs, body.outputs, strict=True):
             if end not in found.live or not output.name:
                 continue
@@ -71,16 +71,16 @@ def flow(region: Region, live: Set[int]) -> Flow:
 FLOWS["If"] = flow
 
 
-def _listed(refused: Iterable[tuple[str, str, str]]) -> list[str]:
+def listed(refused: Iterable[tuple[str, str, str]]) -> list[str]:
     return [f"{op_type} (node {name!r}): {why}" for name, op_type, why in refused]
 
 
-def _keep(read: Iterable[ir.Value], wrt: Sequence[ir.Value]) -> list[ir.Value]:
+def to_keep(read: Iterable[ir.Value], wrt: Sequence[ir.Value]) -> list[ir.Value]:
     """Values of the graph around that are no part of a region inside; constants can be."""
     return [*wrt, *(v for v in read if constant(v) is None)]
 
 
-def _unrepeatable(body: ir.Graph) -> Iterator[str]:
+def unrepeatable(body: ir.Graph) -> Iterator[str]:
     """What keeps a body from being run once more beside itself."""
     for node in body.all_nodes():
         if node.op_type in RANDOM or (node.op_type == "Dropout" and _in_training(node)):
@@ -92,8 +92,8 @@ def _bound(body: ir.Graph, around: Set[ir.Value]) -> Iterator[str]:
     """Loops whose bodies read what the branch, or the graph around it, computes."""
     around = around | {*body.initializers.values()}
     for node in body:
-        if is_if(node):
-            for inner in bodies(node):
+        if node.op_type in REBUILT and not node.domain:
+            for inner in bodies_of(node):
                 yield from _bound(inner, around)
         elif any(v.producer() or v in around or constant(v) is None for v in captured(node)):
             yield f"{node.op_type} (node {node.name!r}): its body reads values around it"
@@ -121,12 +121,12 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
         }
         wrt = [values[read[i]] for i, _ in flowing]
         assert len(set(wrt)) == len(wrt), "a value is read under two names"
-        keep = _keep(list(values.values()), wrt)
+        keep = to_keep(list(values.values()), wrt)
         primal = arm.copy(body, values)
         # nodes in no graph have no outputs of it, which do not disappear inside a region either
         program, _, refused = linearize_nodes(list(arm.nodes), arm, wrt, primal, [*keep, *primal])
         if refused:
-            raise RefusedError(f"in its branches: {'; '.join(_listed(refused))}")
+            raise RefusedError(f"in its branches: {'; '.join(listed(refused))}")
         arm.inputs.update(zip((k for _, k in flowing), program.seeds, strict=True))
         found.append((arm, primal, program.outs))
     reached = [
@@ -137,13 +137,13 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
     if not reached:
         return []
     arms = [
-        (arm, [_or_zeros(arm, outs[j], primal[j]) for j in reached]) for arm, primal, outs in found
+        (arm, [or_zeros(arm, outs[j], primal[j]) for j in reached]) for arm, primal, outs in found
     ]
     made = dict(zip(reached, record(op, region.inputs[0], arms), strict=True))
     return [made.get(j) for j in range(len(region.outputs))]
 
 
-def _or_zeros(op: Ops, value: ir.Value | None, like: ir.Value) -> ir.Value:
+def or_zeros(op: Ops, value: ir.Value | None, like: ir.Value) -> ir.Value:
     if value is not None:
         return value
     if dims.static(like) is not None:
@@ -191,7 +191,7 @@ def transposed(op: Ops, node: ir.Node, cotangents: Cotangents) -> dict[int, ir.V
     if not reached:
         return {}
     arms = [
-        (arm, [_or_zeros(arm, outs[j], seeds[j]) for j in reached]) for arm, seeds, outs in found
+        (arm, [or_zeros(arm, outs[j], seeds[j]) for j in reached]) for arm, seeds, outs in found
     ]
     return dict(zip((linear[j] for j in reached), record(op, node.inputs[0], arms), strict=True))
 
@@ -216,12 +216,12 @@ def over_stacks(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> lis
                 stacks[name] = Stacked(name, unfolded=arm.read(lanes.unfold(operand)))
             elif operand is not None:
                 values[name] = arm.read(operand)
-        arms.append((arm, _over_lanes(inner, arm, body, stacks, values)))
+        arms.append((arm, over_lanes(inner, arm, body, stacks, values)))
     outputs = record(lanes.op, condition, arms)
     return [lanes.unfolded(y, out) for y, out in zip(node.outputs, outputs, strict=True)]
 
 
-def _over_lanes(
+def over_lanes(
     lanes: Lanes,
     arm: Body,
     body: ir.Graph,

@@ -11,14 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from onnxjvp.graph.branches import is_if
+from onnxjvp.graph.bodies import REBUILT, reads, rebuilt
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, captured
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
-from onnxjvp.passes.bodies import reads, rebuilt
 from onnxjvp.passes.linearize import (
     Liveness,
     analyse,
@@ -116,7 +115,7 @@ class StackedClone:
         """The region on x's lane; the same region reading and giving the new values."""
         inner: dict[ir.Value, ir.Value] = {}
         for node in region.nodes:
-            if not is_if(node) and any(
+            if node.op_type not in REBUILT and any(
                 v in self.stacks or v in self.primals for v in captured(node)
             ):
                 raise RefusedError(

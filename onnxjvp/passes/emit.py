@@ -10,7 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
-from onnxjvp.graph.branches import bodies, is_if
+from onnxjvp.graph.branches import bodies_of, is_if
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import MADE, Ops
 from onnxjvp.graph.regions import captured
@@ -115,23 +115,26 @@ def _remove_dead(graph: ir.Graph, outputs: Sequence[ir.Value]) -> None:
             graph.initializers.add(value)
 
 
-def _with_branches(graph: ir.Graph) -> Iterator[ir.Node]:
-    """The nodes of a graph and those of the branches inside it."""
+def _with_bodies(graph: ir.Graph) -> Iterator[ir.Node]:
+    """The nodes of a graph and those of the bodies inside it."""
     for node in graph:
         yield node
-        for body in bodies(node) if is_if(node) else ():
-            yield from _with_branches(body)
+        for body in bodies_of(node):
+            yield from _with_bodies(body)
 
 
 def _name_recorded(graph: ir.Graph, prefix: str) -> None:
     """Names for what the builder made: they all start with MADE."""
-    every = (v for n in _with_branches(graph) for v in n.outputs)
+    nodes = list(_with_bodies(graph))
+    every = [v for n in nodes for v in n.outputs]
+    every += [v for n in nodes for body in bodies_of(n) for v in body.inputs]
     made = [v for v in every if v.name and v.name.startswith(MADE)]
     made += [v for v in graph.initializers.values() if v.name and v.name.startswith(MADE)]
     for i, value in enumerate(made):
         producer = value.producer()
         if producer is None:
-            value.name = f"{prefix}constant_{i}"
+            kind = "slice" if value.const_value is None else "constant"
+            value.name = f"{prefix}{kind}_{i}"
         else:
             value.name = f"{prefix}{producer.op_type}_{i}"
             producer.name = producer.name or value.name
@@ -156,10 +159,16 @@ def _forget_inferred(
     What was recorded says its shape where a runtime would lose count of it: behind a Reshape, say,
     where two values that a product meets would no longer be known to have one shape.
     """
-    for value in (v for n in _with_branches(graph) for v in n.outputs if v not in results):
+    nodes = list(_with_bodies(graph))
+    for value in (v for n in nodes for body in bodies_of(n) for v in body.inputs):
+        value.shape = None if value.shape is None else _writable(value.shape)
+    # onnxruntime wants the rank of what a step gives, and infers what a branch gives
+    given = {v for n in nodes if not is_if(n) for body in bodies_of(n) for v in body.outputs}
+    for value in (v for n in nodes for v in n.outputs if v not in results):
         producer = value.producer()
-        if value.is_graph_output():  # of a branch
-            value.shape = None
+        if value.is_graph_output():  # of a body
+            known = value.shape if value in given else None
+            value.shape = None if known is None else _writable(known)
             continue
         named = value.shape is not None and all(map(dims.is_named, value.shape.dims))
         if value in recorded and named and producer is not None:

@@ -114,7 +114,8 @@ def clone(
     Args:
       model, wrt, outputs, directions, given, opset, links: as for `jvp`.
       layout: "split" (three streams of the tangent program), "stacked" (x, u and 0 in one tripled
-        batch, the paper's), or "auto" (split, which came out ahead on most networks on a CPU).
+        batch, the paper's), or "auto" (split, which came out ahead on most networks on a CPU;
+        stacked for the target "cuda").
       method: "lanes" runs u and 0; "substitute" runs x − u alone, two lanes in one batch.
     Returns:
       A model with an input `x_u` per variable and, per output y, for "lanes" `y_u` = f_x(u),
@@ -130,6 +131,9 @@ def clone(
     layout = _layout(layout, method)
     task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
     count = task.count(directions)
+    if layout == "auto":
+        # a stack has a number of lanes
+        layout = "split" if isinstance(count, ir.SymbolicDim) else task.likes.layout
     _check_independent(task)
     settings: dict[str, Any] = {"layout": layout, "method": method, "directions": directions}
     if layout == "split":
@@ -214,4 +218,4 @@ def _layout(layout: str, method: str) -> str:
                 "leave --layout out"
             )
         return "stacked"
-    return "split" if layout == "auto" else layout
+    return layout

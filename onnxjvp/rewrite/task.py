@@ -24,7 +24,7 @@ from onnxjvp.passes.batch import batch
 from onnxjvp.passes.emit import End, emit, taken_names
 from onnxjvp.passes.linearize import Liveness, Program, linearize
 from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
-from onnxjvp.targets import check, lower
+from onnxjvp.targets import lower, named
 
 #: how many directions at once: no axis for them, so many, or a dynamic dimension of that name
 Count = int | str | None
@@ -43,7 +43,8 @@ class Task:
         links: Path | None = None,
         target: str = "portable",
     ) -> None:
-        check(target)
+        #: what the target likes where the caller leaves the choice
+        self.likes = named(target)
         given = model.model if isinstance(model, Rewritten) else model
         self.target = target
         self.source = load(given, opset=opset, links=links)
@@ -132,7 +133,7 @@ class Task:
 
     def directed(self, program: Program, count: Dim | None) -> Program:
         """The program over `count` directions at once; itself if that is None."""
-        return program if count is None else batch(self.op, program, count)
+        return program if count is None else batch(self.op, program, count, self.likes.many)
 
     # -- what is added -------------------------------------------------------------------------
 

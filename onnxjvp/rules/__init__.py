@@ -6,4 +6,5 @@ from onnxjvp.rules import (  # noqa: F401
     convolution,
     movement,
     normalization,
+    recurrent,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -10,10 +11,28 @@ from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
 from onnxjvp.targets import cpu
 
-#: target → what is done to the recorded nodes, in place
-LOWERINGS: dict[str, Callable[[Ops], None]] = {
-    "portable": lambda op: None,
-    "cpu": cpu.lower,
+
+@dataclass(frozen=True)
+class Target:
+    """What a runtime is given, and what it likes where a caller leaves the choice."""
+
+    #: rewrites the recorded nodes, in place
+    lower: Callable[[Ops], None]
+    #: of a clone
+    layout: str = "split"
+    #: of many directions: "fold", or "auto" (see `passes.batch.cheapest`)
+    many: str = "auto"
+
+
+def _as_it_is(op: Ops) -> None:
+    """Plain operators, masks that select: every runtime takes them."""
+
+
+TARGETS = {
+    "portable": Target(_as_it_is),
+    "cpu": Target(cpu.lower),
+    # a GPU is fed by large tensors, and has no layout that folding would leave
+    "cuda": Target(_as_it_is, layout="stacked", many="fold"),
 }
 
 
@@ -23,8 +42,7 @@ def lower(op: Ops, target: str) -> None:
     Raises:
       UsageError: no such target.
     """
-    check(target)
-    LOWERINGS[target](op)
+    named(target).lower(op)
     op.nodes[:] = in_order(op.nodes, op.linear)
 
 
@@ -82,6 +100,11 @@ def _producers(node: ir.Node, members: Collection[ir.Node]) -> list[ir.Node]:
     return [n for n in dict.fromkeys(makers) if n is not None and n in members]
 
 
-def check(target: str) -> None:
-    if target not in LOWERINGS:
-        raise UsageError(f"there is no target {target!r}; choose {', '.join(LOWERINGS)}")
+def named(target: str) -> Target:
+    """
+    Raises:
+      UsageError: no such target.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"there is no target {target!r}; choose {', '.join(TARGETS)}")
+    return TARGETS[target]

@@ -7,7 +7,9 @@ import cases_arithmetic
 import cases_convolution
 import cases_movement
 import cases_normalization
+import cases_recurrent
 import cases_regions
+import cases_scans
 from op_case import OpCase
 
 CASES: list[OpCase] = [
@@ -16,5 +18,7 @@ CASES: list[OpCase] = [
     *cases_convolution.CASES,
     *cases_movement.CASES,
     *cases_normalization.CASES,
+    *cases_recurrent.CASES,
     *cases_regions.CASES,
+    *cases_scans.CASES,
 ]

@@ -154,5 +154,5 @@ def test_a_lowered_model_is_accepted_again() -> None:
 
 
 def test_an_unknown_target_is_refused() -> None:
-    with pytest.raises(onnxjvp.UsageError, match="no target 'tpu'; choose portable, cpu"):
+    with pytest.raises(onnxjvp.UsageError, match="no target 'tpu'; choose portable, cpu, cuda"):
         jvp(_network(), target="tpu")

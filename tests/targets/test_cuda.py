@@ -1,0 +1,40 @@
+"""What is written for a GPU: plain operators, stacked lanes, folded directions."""
+
+from __future__ import annotations
+
+import pytest
+from cases import CASES
+from helpers import build, weights
+from op_case import OpCase
+
+from onnxjvp.rewrite import clone, jvp, vjp
+
+
+def _plain(case: OpCase, target: str) -> list[bytes]:
+    results = [form(case.model("float32"), target=target).proto() for form in (jvp, vjp)]
+    return [result.graph.SerializeToString() for result in results]
+
+
+@pytest.mark.parametrize("case", CASES[::7], ids=str)
+def test_operators_are_the_portable_ones(case: OpCase) -> None:
+    assert _plain(case, "cuda") == _plain(case, "portable")
+
+
+def _network() -> object:
+    body = "a = Conv<pads=[1, 1, 1, 1]>(x, w)\ny = Relu(a)"
+    return build(body, {"x": ("N", 3, 6, 6)}, {"w": weights(16, 3, 3, 3)}, dtype="float32")
+
+
+def test_lanes_are_stacked_unless_their_number_is_open() -> None:
+    assert clone(_network(), target="cuda").report["layout"] == "stacked"
+    assert clone(_network(), target="cuda", layout="split").report["layout"] == "split"
+    assert clone(_network(), target="cuda", directions="K").report["layout"] == "split"
+    assert clone(_network(), target="cpu").report["layout"] == "split"
+
+
+def test_directions_are_folded() -> None:
+    convolutions = [
+        sum(node.op_type == "Conv" for node in jvp(_network(), directions=8, target=t).model.graph)
+        for t in ("cuda", "cpu")
+    ]
+    assert convolutions == [2, 9]
