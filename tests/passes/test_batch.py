@@ -279,9 +279,32 @@ def _program(body: str, inputs: Mapping[str, Any], **params: Array) -> tuple[Ops
 def test_programs_with_windows_are_unrolled_and_others_folded() -> None:
     _, windows = _program("y = Conv(x, w)", {"x": (1, 2, 5)}, w=weights(3, 2, 2))
     _, products = _program("y = MatMul(x, w)", {"x": (2, 5)}, w=weights(5, 3))
-    assert [cheapest(windows, k) for k in (1, 2, MOST_UNROLLED)] == ["unroll"] * 3
+    assert [cheapest(windows, k) for k in (1, 2, MOST_UNROLLED)] == ["unroll", "mix", "mix"]
     assert [cheapest(windows, k) for k in (MOST_UNROLLED + 1, K)] == ["fold"] * 2
     assert [cheapest(products, k) for k in (1, 2, 500, K)] == ["unroll", "fold", "fold", "fold"]
+
+
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_windows_are_unrolled_up_to_the_next_product(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxjvp.passes.batch.MOST_FOLDED", most)
+    body = """
+a = Conv<pads=[1, 1]>(x, v)
+b = Tanh(a)
+c = MatMul(b, w)
+d = Sin(c)
+e = Conv<pads=[1, 1]>(d, v)
+y = Mul(e, b)
+"""
+    model = build(body, {"x": ("N", 2, 5)}, {"v": weights(2, 2, 3), "w": weights(5, 5)})
+    made = {how: batched(model, COUNT, how) for how in ("fold", "unroll", "mix")}
+    mixed = [node.op_type for node in made["mix"].proto.graph.node]
+    assert mixed.count("Conv") == (1 + 2 if most else 1 + 2 * COUNT)
+    assert mixed.count("MatMul") == 1 + 1
+    x = {"x": weights(2, 2, 5, seed=3)}
+    directions = [{"x": weights(2, 2, 5, seed=4 + k)} for k in range(COUNT)]
+    _check_together(made, batched(model), double, x, directions)
 
 
 def test_folding_keeps_the_number_of_nodes() -> None:

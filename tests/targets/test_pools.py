@@ -12,6 +12,12 @@ from onnxjvp.rewrite import jvp, linearize
 SIDE = 11
 
 
+@pytest.fixture(autouse=True)
+def _unrolled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows over images as small as these would be folded."""
+    monkeypatch.setattr("onnxjvp.passes.batch.MOST_FOLDED", 0)
+
+
 def _model(pool: str, before: str = "r = Relu(x)", channels: int = 16) -> onnx.ModelProto:
     body = f"{before}\np = MaxPool<{pool}>(r)\ny = Conv(p, w)"
     params = {"w": weights(4, channels, 1, 1)}
