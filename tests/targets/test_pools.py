@@ -18,9 +18,10 @@ def _unrolled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onnxjvp.passes.batch.MOST_FOLDED", 0)
 
 
-def _model(pool: str, before: str = "r = Relu(x)", channels: int = 16) -> onnx.ModelProto:
-    body = f"{before}\np = MaxPool<{pool}>(r)\ny = Conv(p, w)"
-    params = {"w": weights(4, channels, 1, 1)}
+def _model(pool: str, before: str = "r = Relu(c)", channels: int = 16) -> onnx.ModelProto:
+    """Behind a convolution that changes nothing, so that directions are apart."""
+    body = f"c = Conv(x, e)\n{before}\np = MaxPool<{pool}>(r)\ny = Conv(p, w)"
+    params = {"w": weights(4, channels, 1, 1), "e": np.eye(channels)[..., None, None]}
     return build(body, {"x": ("N", channels, SIDE, SIDE)}, params, dtype="float32")
 
 
@@ -76,15 +77,15 @@ def test_the_first_of_the_largest_is_taken(pool: str, directions: int | None) ->
     "pool", [pool for pool in POOLS if "pad" not in pool and "ceil" not in pool]
 )
 def test_values_of_any_sign_without_padding(pool: str) -> None:
-    _check(_model(pool, "r = Identity(x)"), lowered=True)
+    _check(_model(pool, "r = Identity(c)"), lowered=True)
 
 
 @pytest.mark.parametrize(
     "before",
     [
-        pytest.param("r = Identity(x)", id="negative values lose against zeros around"),
-        pytest.param("q = Relu(x)\nr = Add(q, x)", id="not a Relu's"),
-        pytest.param("r = Exp(x)", id="positive, but no tangent vanishes"),
+        pytest.param("r = Identity(c)", id="negative values lose against zeros around"),
+        pytest.param("q = Relu(c)\nr = Add(q, c)", id="not a Relu's"),
+        pytest.param("r = Exp(c)", id="positive, but no tangent vanishes"),
     ],
 )
 def test_padding_needs_values_and_tangents_that_vanish(before: str) -> None:
@@ -92,8 +93,8 @@ def test_padding_needs_values_and_tangents_that_vanish(before: str) -> None:
 
 
 def test_padding_around_concatenated_relus() -> None:
-    before = "a, b = Split<axis=1, num_outputs=2>(x)\nc = Relu(a)\nd = Relu(b)"
-    model = _model(POOLS[2], f"{before}\nr = Concat<axis=1>(d, c)", channels=32)
+    before = "a, b = Split<axis=1, num_outputs=2>(c)\nf = Relu(a)\nd = Relu(b)"
+    model = _model(POOLS[2], f"{before}\nr = Concat<axis=1>(d, f)", channels=32)
     _check(model, lowered=True)
 
 
