@@ -300,7 +300,7 @@ y = Mul(e, b)
     model = build(body, {"x": ("N", 2, 5)}, {"v": weights(2, 2, 3), "w": weights(5, 5)})
     made = {how: batched(model, COUNT, how) for how in ("fold", "unroll", "mix")}
     mixed = [node.op_type for node in made["mix"].proto.graph.node]
-    assert mixed.count("Conv") == (1 + 2 if most else 1 + 2 * COUNT)
+    assert mixed.count("Conv") == 2 + 2 * (1 if most else COUNT)
     assert mixed.count("MatMul") == 1 + 1
     x = {"x": weights(2, 2, 5, seed=3)}
     directions = [{"x": weights(2, 2, 5, seed=4 + k)} for k in range(COUNT)]
