@@ -24,9 +24,10 @@ from onnxjvp.rules.leading import apply
 WINDOWS = frozenset({"Conv", "ConvTranspose", "AveragePool", "GlobalAveragePool", "MaxPool"})
 #: products by matrices that K directions read once where they are folded
 PRODUCTS = frozenset({"MatMul", "Gemm"})
-#: elements of all directions together, for a batch of one, up to which windows are folded: K = 16
-#: took 0.71 to 0.82 of the unrolled time on networks for 100 x 100 pixels, and as long at 224 x 224
-MOST_FOLDED = 1 << 20
+#: elements of one direction, for a batch of one, up to which windows are folded: at K = 16 that
+#: took 0.72 to 0.84 of the unrolled time on networks for 100 x 100 pixels, and 0.93 to 1 of it at
+#: 224 x 224 or batch 8, where folding more costs up to 1.3 times the time
+MOST_FOLDED = 1 << 15
 #: unrolling more directions than this makes files that are slow to load
 MOST_UNROLLED = 64
 
@@ -117,9 +118,8 @@ class _Directions:
     def _is_unrolled(self, node: ir.Node) -> bool:
         if self.how != "mix":
             return self.how == "unroll"
-        assert isinstance(self.lanes.count, int)
         if node.op_type in WINDOWS:
-            return _elements(node) * self.lanes.count > MOST_FOLDED
+            return _elements(node) > MOST_FOLDED
         return node.op_type not in PRODUCTS and any(v in self.apart for v in node.inputs)
 
     def _fold(self, node: ir.Node) -> None:
