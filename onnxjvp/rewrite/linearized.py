@@ -87,7 +87,7 @@ class _Cut:
             "jvp": task.directed(forwards, self.count),
             "vjp": task.directed(transpose(task.op, forwards), self.count),
         }
-        task.lower()
+        task.lower(held=True)
         self.maps = {k: program_of(task.op, p.seeds, p.outs) for k, p in self.maps.items()}
         graph = task.source.graph
         #: every value that depends on the inputs

@@ -125,10 +125,10 @@ class Task:
             )
         return dims.symbol(directions)
 
-    def lower(self) -> None:
+    def lower(self, *, held: bool = False) -> None:
         """Turn what was recorded into the target's form, once."""
         if not self._lowered:
-            lower(self.op, self.target)
+            lower(self.op, self.target, held=held)
         self._lowered = True
 
     def directed(self, program: Program, count: Dim | None) -> Program:

@@ -16,15 +16,15 @@ from onnxjvp.targets import cpu
 class Target:
     """What a runtime is given, and what it likes where a caller leaves the choice."""
 
-    #: rewrites the recorded nodes, in place
-    lower: Callable[[Ops], None]
+    #: rewrites the recorded nodes, in place; whether residuals are held for many products
+    lower: Callable[[Ops, bool], None]
     #: of a clone
     layout: str = "split"
     #: of many directions: "fold", or "auto" (see `passes.batch.cheapest`)
     many: str = "auto"
 
 
-def _as_it_is(op: Ops) -> None:
+def _as_it_is(op: Ops, held: bool) -> None:
     """Plain operators, masks that select: every runtime takes them."""
 
 
@@ -36,13 +36,15 @@ TARGETS = {
 }
 
 
-def lower(op: Ops, target: str) -> None:
+def lower(op: Ops, target: str, *, held: bool = False) -> None:
     """Rewrite what was recorded for a target; the model's own nodes stay as they are.
 
+    Args:
+      held: residuals are computed once and held for many products: what counts is the products.
     Raises:
       UsageError: no such target.
     """
-    named(target).lower(op)
+    named(target).lower(op, held)
     op.nodes[:] = in_order(op.nodes, op.linear)
 
 

@@ -14,12 +14,13 @@ from onnxjvp.targets.blocked import blocked, is_image, is_number, step
 from onnxjvp.targets.pools import Selections, taken_by
 
 
-def lower(op: Ops) -> None:
+def lower(op: Ops, held: bool) -> None:
     """Masks as factors, 1 − σ as a HardSigmoid, max pools without Indices.
 
-    A factor 0 does not stop an infinite tangent.
+    A factor 0 does not stop an infinite tangent. Indices that are held cost less a product than
+    masks, which come from outside the layout then.
     """
-    lowering = _Lowering(op)
+    lowering = _Lowering(op, held)
     nodes = list(op.nodes)
     op.nodes.clear()
     for node in nodes:
@@ -27,8 +28,9 @@ def lower(op: Ops) -> None:
 
 
 class _Lowering:
-    def __init__(self, op: Ops) -> None:
+    def __init__(self, op: Ops, held: bool) -> None:
         self.op = op
+        self.held = held
         self.steps: dict[ir.Value, ir.Value] = {}
         #: recorded value → what is read in its place from here on
         self.moved: dict[ir.Value, ir.Value] = {}
@@ -50,7 +52,7 @@ class _Lowering:
         elif node.op_type == "Mul":
             self._gate(node)
         made = (
-            self.selections.take(node, self._vanishes)
+            (None if self.held else self.selections.take(node, self._vanishes))
             or strided.lowered(op, node)
             or _repeated(op, node)
         )

@@ -111,11 +111,12 @@ def test_channels_that_make_no_whole_block_keep_their_indices() -> None:
     _check(_model(POOLS[0], channels=6), lowered=False)
 
 
-def test_held_masks_give_the_same_products() -> None:
-    """Linearised, the masks are residuals."""
+def test_indices_that_are_held_stay_indices() -> None:
+    """Linearised, they are found once."""
     parts = linearize(_model(POOLS[2]), target="cpu")
     x = _tied((2, 16, SIDE, SIDE), 0)
     u = np.random.default_rng(1).standard_normal(x.shape).astype(np.float32)
+    assert _has_indices(parts.primal.proto())
     held = ort(parts.primal.proto(), {"x": x})
     taken = {i.name for i in parts.jvp.proto().graph.input}
     feeds = {k: v for k, v in {"x": x, **held}.items() if k in taken}
