@@ -7,7 +7,8 @@ m_j = 1 where tap j is not yet the largest,
     t_0 + m_0 · (t_1 − t_0 + m_1 · (t_2 − t_1 + …))
 
 takes the tangent of the first largest: every tap, or difference of two, is a convolution per
-channel with a constant kernel, to which the sum with what follows is fused.
+channel with a constant kernel, to which the sum with what follows is fused. Values have to be
+finite: an infinite one makes its neighbours NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
-from onnxjvp.graph.ops import Ops, dim, same_shape
+from onnxjvp.graph.ops import Ops, dim, rank, same_shape
 from onnxjvp.rules.transposes.convolution import window
 from onnxjvp.targets import blocked
 
@@ -58,6 +59,9 @@ def taken_by(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
         return None
     x, tangent = pool.inputs[0], flat.inputs[0]
     if x is None or tangent is None or not blocked.is_image(x) or not same_shape(x, tangent):
+        return None
+    # a model may read Indices in ways of its own
+    if rank(flat.outputs[0]) != 1 or pool.attributes.get_int("storage_order", 0):
         return None
     return pool, tangent
 

@@ -107,6 +107,20 @@ def test_windows_that_reach_beyond_an_unknown_size_keep_their_indices() -> None:
     assert _has_indices(jvp(sizes, target="cpu").proto())
 
 
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_model_that_reads_indices_itself(order: int) -> None:
+    """Column by column they are no choice of the largest elements of a tensor in rows."""
+    body = f"""
+c = Conv(x, e)
+p, i = MaxPool<kernel_shape=[2, 2], strides=[2, 2], storage_order={order}>(c)
+f = Reshape(c, s)
+y = Gather(f, i)
+"""
+    params = {"e": np.eye(16)[..., None, None], "s": np.array([-1])}
+    shape = {"x": ("N", 16, SIDE, SIDE)}
+    _check(build(body, shape, params, dtype="float32"), lowered=False)
+
+
 def test_channels_that_make_no_whole_block_keep_their_indices() -> None:
     _check(_model(POOLS[0], channels=6), lowered=False)
 
