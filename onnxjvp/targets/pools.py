@@ -61,7 +61,7 @@ def taken_by(node: ir.Node) -> tuple[ir.Node, ir.Value] | None:
     if x is None or tangent is None or not blocked.is_image(x) or not same_shape(x, tangent):
         return None
     # a model may read Indices in ways of its own
-    if rank(flat.outputs[0]) != 1 or pool.attributes.get_int("storage_order", 0):
+    if rank(flat.outputs[0]) != 1 or pool.attributes.get_int("storage_order", 0) == 1:
         return None
     return pool, tangent
 
