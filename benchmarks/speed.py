@@ -1,13 +1,14 @@
 """The record of speed: every derivative and every peer, per network and batch size.
 
     python benchmarks/speed.py [--quick] [--only NAME…] [--size small|large] [--batch N…]
-                               [--seconds S] [--render]
+                               [--seconds S] [--many] [--render]
 
 README.md beside this file says what must be there first: environments and models. A row is one
 interleaved run, and one more for several directions at once, after every result was compared with
 torch in float64. Rows of a later run replace those of the same network, size and batch in
-results/speed.json; speed.md and, with matplotlib, speed.png and speed.svg are drawn from that file,
-by --render alone. --quick takes five networks and fewer contenders, and writes speed_quick instead.
+results/speed.json, with --many only what they say of several directions; speed.md and, with
+matplotlib, speed.png and speed.svg are drawn from that file, by --render alone. --quick takes five
+networks and fewer contenders, and writes speed_quick instead.
 """
 
 from __future__ import annotations
@@ -105,23 +106,8 @@ class Entry:
             }
             contest.flipped = any_flipped(masks["onnxruntime"])
             contest.forward()
-            contest.ours([name for name in self.args.ours if "K=" not in name])
-            if "onnx-ad" in self.args.peers:
-                self.versions["onnx-ad"] = contest.onnx_ad("onnx-ad", 1, Path(folder, "one"))
-            contest.flipped = any_flipped(masks["torch"])
-            self.versions["torch"] = torch.version
-            if "torch" in self.args.peers:
-                self._torch(contest, torch)
-            if "jax" not in self.args.peers:
-                self._race(contest)
-            else:
-                with Jax(self.path, arrays) as jax:
-                    self.versions["jax"] = jax.version
-                    masks["jax"] = flipped(lambda: jax.value("masks"), signs)
-                    contest.flipped = any_flipped(masks["jax"])
-                    contest.peer("jax forward", "forward", 3, jax, "forward")
-                    contest.peer("jax jvp", "jvp", 8, jax, "jvp")
-                    self._race(contest)
+            if not self.args.many:
+                self._one(contest, torch, Path(folder), arrays, signs)
         contest.next_heat()
         contest.flipped = any_flipped(masks["onnxruntime"])
         contest.ours([name for name in self.args.ours if "K=" in name])
@@ -132,6 +118,34 @@ class Entry:
         self.row |= {"rounding x": contest.noise, "memory": memory, "versions": self.versions}
         self.row["whole row s"] = round(time.perf_counter() - start)
         return self.row
+
+    def _one(
+        self,
+        contest: Contest,
+        torch: Torch,
+        folder: Path,
+        arrays: dict[str, Array],
+        signs: Array,
+    ) -> None:
+        """The heat of one direction, with all peers."""
+        masks = self.row["masks"]
+        contest.ours([name for name in self.args.ours if "K=" not in name])
+        if "onnx-ad" in self.args.peers:
+            self.versions["onnx-ad"] = contest.onnx_ad("onnx-ad", 1, folder / "one")
+        contest.flipped = any_flipped(masks["torch"])
+        self.versions["torch"] = torch.version
+        if "torch" in self.args.peers:
+            self._torch(contest, torch)
+        if "jax" not in self.args.peers:
+            self._race(contest)
+            return
+        with Jax(self.path, arrays) as jax:
+            self.versions["jax"] = jax.version
+            masks["jax"] = flipped(lambda: jax.value("masks"), signs)
+            contest.flipped = any_flipped(masks["jax"])
+            contest.peer("jax forward", "forward", 3, jax, "forward")
+            contest.peer("jax jvp", "jvp", 8, jax, "jvp")
+            self._race(contest)
 
     def _torch(self, contest: Contest, torch: Remote) -> None:
         contest.peer("torch forward", "forward", 2, torch, "forward")
@@ -219,13 +233,29 @@ def any_flipped(counted: list[int] | str) -> bool:
     return not isinstance(counted, str) and counted[0] > 0
 
 
+def place(row: Row) -> tuple[int, int, int]:
+    """Which row it is, and where it stands in the table."""
+    return list(SIZES).index(row["size"]), row["batch"], NAMES.index(row["model"])
+
+
 def merged(rows: list[Row], row: Row) -> list[Row]:
     """The rows with this one in its place, in the order of the networks."""
+    return sorted([*(r for r in rows if place(r) != place(row)), row], key=place)
 
-    def key(each: Row) -> tuple[int, int, int]:
-        return list(SIZES).index(each["size"]), each["batch"], NAMES.index(each["model"])
 
-    return sorted([*(r for r in rows if key(r) != key(row)), row], key=key)
+def renewed(rows: list[Row], row: Row) -> Row:
+    """The row that is there, with what this one says of several directions."""
+    (old,) = (r for r in rows if place(r) == place(row))
+    parts = ("over forward", "speed-up over", "errors", "refused")
+    rest = {part: {k: v for k, v in old[part].items() if "K=" not in k} for part in parts}
+    fresh = {part: {k: v for k, v in row.get(part, {}).items() if "K=" in k} for part in parts}
+    busy = "cores busy with others"
+    return {
+        **old,
+        **{part: rest[part] | fresh[part] for part in parts},
+        "rounds": min(old["rounds"], row["rounds"]),
+        busy: max(old[busy], row[busy]),
+    }
 
 
 def render(result: str) -> None:
@@ -242,6 +272,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--batch", nargs="+", type=int)
     options.add_argument("--peers", nargs="*", choices=PEERS)
     options.add_argument("--seconds", type=float, help="of timing per row; three rounds at least")
+    options.add_argument("--many", action="store_true", help="renew K=4 and K=16 alone")
     options.add_argument("--render", action="store_true", help="draw what was recorded")
     args = options.parse_args()
     quick = args.quick
@@ -273,8 +304,12 @@ def main() -> None:
         entry = wanted.pop(0)  # with it goes the memory of its arrays
         try:
             row = entry.fill()
+            row = renewed(rows_of(result), row) if args.many else row
         except Exception as failure:  # noqa: BLE001  (the other rows are worth having)
             words = f"{type(failure).__name__}: {gist(failure)}"
+            if args.many:  # the row that is there stays
+                print(entry.name, entry.row["batch"], words, flush=True)
+                continue
             row = {**entry.row, "refused": {**entry.row.get("refused", {}), "all": words}}
         rows = merged(rows_of(result), row)
         save(result, TITLE, NOTES, rows)

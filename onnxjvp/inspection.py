@@ -16,6 +16,7 @@ from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.opset import opset_of
 from onnxjvp.graph.parameters import trainable, variables
+from onnxjvp.graph.quantized import pass_straight_through
 from onnxjvp.graph.regions import Region, regions
 from onnxjvp.passes.linearize import analyse, live_inputs
 from onnxjvp.rewrite import METADATA_KEY, Rewritten, jvp
@@ -110,11 +111,12 @@ def inspect(
     wrt: Sequence[str] | None = None,
     *,
     links: Path | None = None,
+    quantized: str | None = None,
 ) -> Inspection:
     """Describe a model, and say for every operator what a rewriting would do with it.
 
     Args:
-      model, wrt, links: as for `onnxjvp.jvp`.
+      model, wrt, links, quantized: as for `onnxjvp.jvp`.
     Raises:
       UsageError: no such file, or a name in `wrt` that cannot be differentiated in.
       InvalidModelError: the model cannot be loaded. Refused operators are reported, not raised.
@@ -122,13 +124,15 @@ def inspect(
     """
     given = model.model if isinstance(model, Rewritten) else model
     source = load(given, links=links)
+    if quantized is not None:
+        pass_straight_through(source.graph)
     original = _as_it_came(given)
     excluded: dict[str, str] = {}
     chosen: list[ir.Value] = []
     obstacle, refused = None, {}
     try:
         chosen = variables(source, wrt)
-        excluded = dict(jvp(source.model, wrt).report["excluded"])
+        excluded = dict(jvp(source.model, wrt, quantized=quantized).report["excluded"])
     except UnsupportedOpError as error:
         obstacle = str(error)
         refused = {(name, label): reason for name, label, reason in error.nodes}

@@ -32,11 +32,12 @@ def dense_jacobian(
     out: str | os.PathLike[str] | Factory | None = None,
     providers: Sequence[str] | None = None,
     links: Path | None = None,
+    quantized: str | None = None,
 ) -> dict[Pair, Any]:
     """The Jacobian of a model at x, block by block of directions.
 
     Args:
-      model, wrt, outputs, links: as for `onnxjvp.jvp`.
+      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`.
       x: an array per input of the model, of its dtype.
       mode: "forward" (a direction per element of a variable), "reverse" (a cotangent per element
         of an output) or "auto", whichever takes fewer, cotangents counting 1.3.
@@ -62,7 +63,13 @@ def dense_jacobian(
     """
     _check(mode, block)
     with opened(out) as store:
-        maps = Maps(model, x, wrt, outputs, providers=providers, links=links, many=block != 1)
+        maps = Maps(
+            *(model, x, wrt, outputs),
+            providers=providers,
+            links=links,
+            quantized=quantized,
+            many=block != 1,
+        )
         return _dense(maps, store, mode, block, progress)
 
 
@@ -78,6 +85,7 @@ def affine_parameters(
     out: str | os.PathLike[str] | Factory | None = None,
     providers: Sequence[str] | None = None,
     links: Path | None = None,
+    quantized: str | None = None,
 ) -> tuple[dict[Pair, Any], dict[str, Array]]:
     """A and b of the affine map f_x(v) = A v + b that is f on the region that holds x.
 
@@ -93,8 +101,14 @@ def affine_parameters(
     """
     _check(mode, block)
     with opened(out) as store:
-        frozen = clone(model, wrt, outputs, layout="split", links=links)
-        maps = Maps(model, x, wrt, outputs, providers=providers, links=links, many=block != 1)
+        frozen = clone(model, wrt, outputs, layout="split", links=links, quantized=quantized)
+        maps = Maps(
+            *(model, x, wrt, outputs),
+            providers=providers,
+            links=links,
+            quantized=quantized,
+            many=block != 1,
+        )
         constants = _constants(frozen, maps, x, providers)
         return _dense(maps, store, mode, block, progress), constants
 

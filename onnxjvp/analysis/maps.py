@@ -12,7 +12,6 @@ import numpy as np
 
 from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph.load import AnyModel
-from onnxjvp.passes.batch import WINDOWS
 from onnxjvp.rewrite import Rewritten, linearize
 from onnxjvp.rewrite.task import Count
 from onnxjvp.runtime import Array, LinearizedSession
@@ -21,8 +20,6 @@ from onnxjvp.runtime import Array, LinearizedSession
 BLOCK_BYTES = 1 << 28
 #: more directions than this at once make no product of matrices faster
 MOST_DIRECTIONS = 256
-#: with residuals above this, convolutions run faster over one direction at a time (on a CPU)
-HEAVY_BYTES = 1 << 20
 #: the number of directions, as a dimension; hardly a model has one of that name
 _DIRECTIONS = "onnxjvp_directions"
 
@@ -46,7 +43,7 @@ class Maps:
     A row holds all variables (or outputs) behind each other, each in row-major order.
 
     Args:
-      model, wrt, outputs, links: as for `onnxjvp.linearize`.
+      model, wrt, outputs, links, quantized: as for `onnxjvp.linearize`.
       x: an array per input of the model.
       providers: as for `Session`.
       many: linearise for many directions first; else for one. The other is made when needed.
@@ -64,13 +61,22 @@ class Maps:
         *,
         providers: Sequence[str] | None,
         links: Path | None,
+        quantized: str | None,
         many: bool,
     ) -> None:
         point = {name: np.array(value) for name, value in x.items()}
+        on_cpu = all(name.lower().startswith("cpu") for name in providers or ())
+        target = "cpu" if on_cpu else "portable"
 
         def start(directions: Count) -> _Started:
             session = LinearizedSession(
-                linearize(model, wrt, outputs, directions=directions, links=links),
+                linearize(
+                    *(model, wrt, outputs),
+                    directions=directions,
+                    links=links,
+                    target=target,
+                    quantized=quantized,
+                ),
                 providers=providers,
             )
             return _Started(session, session.at(point))
@@ -104,23 +110,14 @@ class Maps:
         return (self.variables, self.outputs) if kind == "jvp" else (self.outputs, self.variables)
 
     def fold(self) -> None:
-        """Prepare for many directions in one pass, if that is possible and of use."""
+        """Prepare for many directions in one pass, if that is possible."""
         if self._many is not None or self.single is not None:
             return
         try:
-            many = self._start(_DIRECTIONS)
+            self._many = self._start(_DIRECTIONS)
         except UnsupportedOpError as error:
             self._for_one()  # raises in its turn where one direction is impossible, too
             self.single = str(error)
-            return
-        residuals = many.session.residual_bytes()
-        if residuals > HEAVY_BYTES and many.session.device == "cpu" and _has_windows(many.session):
-            self.single = (
-                f"its convolutions keep {residuals / 2**20:.3g} MiB of residuals, and a CPU is "
-                "faster over one direction at a time"
-            )
-        else:
-            self._many = many
 
     def block(self) -> int:
         """How many directions to ask for at once."""
@@ -180,10 +177,6 @@ def _split(rows: Array, tensors: Sequence[Tensor]) -> dict[str, Array]:
         t.name: part.reshape(len(rows), *t.shape).astype(t.dtype)
         for t, part in zip(tensors, np.split(rows, ends, axis=1), strict=True)
     }
-
-
-def _has_windows(session: LinearizedSession) -> bool:
-    return any(node.op_type in WINDOWS for node in session.linearized.jvp.model.graph)
 
 
 def _inner(session: LinearizedSession, name: str, outputs: Sequence[Tensor]) -> Tensor:

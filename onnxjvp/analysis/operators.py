@@ -24,11 +24,13 @@ def jacobian_operator(
     *,
     providers: Sequence[str] | None = None,
     links: Path | None = None,
+    quantized: str | None = None,
 ) -> JacobianOperator:
     """The Jacobian at x as a `scipy.sparse.linalg.LinearOperator`.
 
     Args:
-      model, wrt, outputs, links: as for `onnxjvp.jvp`; parameters are variables too (["params"]).
+      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`; parameters are variables too
+        (["params"]).
       x: an array per input of the model, of its dtype.
       providers: as for `Session`; None means CPU.
     Returns:
@@ -44,10 +46,10 @@ def jacobian_operator(
       output that is asked for by name and has no derivative.
     Cost: the model is linearised once, at x. A product costs about 1.2 forward passes (`matvec`)
       to 1.4 (`rmatvec`). `matmat` and `rmatmat` take many directions in one pass, in blocks of
-      at most 256 directions and about 256 MiB (`analysis.maps`), which for small networks and
-      products of matrices is several times faster; the first call linearises once more. Where an
-      operator of the model cannot run on several directions, or where it would be slower (large
-      convolutions on a CPU), columns go one at a time, and the attribute `single` says why.
+      at most 256 directions and about 256 MiB (`analysis.maps`), which is 1.2 to 2 times faster
+      for large convolutions, and more for small networks and products of matrices; the first call
+      linearises once more. Where an operator of the model cannot run on several directions,
+      columns go one at a time, and the attribute `single` says why.
     """
     try:
         from onnxjvp.analysis.linear import JacobianOperator  # noqa: PLC0415 - scipy is optional
@@ -56,5 +58,11 @@ def jacobian_operator(
             "An operator for SciPy needs scipy, which is not installed: "
             'pip install "onnxjvp[analysis]".'
         ) from error
-    maps = Maps(model, x, wrt, outputs, providers=providers, links=links, many=False)
+    maps = Maps(
+        *(model, x, wrt, outputs),
+        providers=providers,
+        links=links,
+        quantized=quantized,
+        many=False,
+    )
     return JacobianOperator(maps)

@@ -47,6 +47,12 @@ class Target(str, Enum):
     CUDA = "cuda"
 
 
+class Quantized(str, Enum):
+    """What becomes of derivatives where activations are quantised."""
+
+    STRAIGHT_THROUGH = "straight-through"
+
+
 class Names(str, Enum):
     """Whose names files and tensors have."""
 

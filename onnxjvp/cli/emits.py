@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 #: not an emit, but takes the place of one
 CASADI = "casadi"
 
-_MAP = {"--outputs": "outputs", "--target": "target"}
+_MAP = {"--outputs": "outputs", "--target": "target", "--quantized": "quantized"}
 _PRODUCT = {**_MAP, "--directions": "directions"}
-_SCALAR = {"--outputs": "output", "--target": "target", "--select": "select", "--loss": "loss"}
+_SCALAR = {**_MAP, "--outputs": "output", "--select": "select", "--loss": "loss"}
 
 #: emit → the options that belong to it, each with the argument of the call that it becomes
 OPTIONS: dict[str, dict[str, str]] = {
@@ -87,6 +87,11 @@ class Request:
 
     def check_verifiable(self) -> None:
         """Raises UsageError where there is no one model to compare with the original."""
+        if "--quantized" in self.options:
+            raise UsageError(
+                "--check compares with differences, which are those of a step function where "
+                "activations are quantised; leave --check or --quantized out"
+            )
         if parts := _PARTS.get(self.emit):
             raise UsageError(
                 f"--check is not available with {_form(self.emit)}, which makes {len(parts)} "

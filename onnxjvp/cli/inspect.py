@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
+from onnxjvp.cli.choices import Quantized
 from onnxjvp.cli.files import AllowLinks
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ def inspect(
             metavar="NAME",
             help="What to differentiate in, as for rewrite [default: all float inputs].",
         ),
+    ] = None,
+    quantized: Annotated[
+        Quantized | None,
+        typer.Option(help="What becomes of quantised activations, as for rewrite."),
     ] = None,
     allow_links: AllowLinks = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
@@ -48,7 +53,7 @@ def inspect(
     with output.busy("loading onnx"):
         from onnxjvp.inspection import inspect as describe
     with output.busy(f"reading {model}"):
-        found = describe(model, wrt, links=allow_links)
+        found = describe(model, wrt, links=allow_links, quantized=quantized and quantized.value)
     if as_json:
         output.print_json({"model": str(model), **found.to_dict()})
     else:

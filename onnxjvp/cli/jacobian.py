@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.choices import Mode
+from onnxjvp.cli.choices import Mode, Quantized
 from onnxjvp.cli.files import AllowLinks, check_output, read_inputs, sizes, write_npz
 from onnxjvp.errors import MissingDependencyError, UsageError
 
@@ -81,6 +81,10 @@ def jacobian(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the matrix; one output and one variable only."),
     ] = None,
+    quantized: Annotated[
+        Quantized | None,
+        typer.Option(help="What becomes of quantised activations, as for rewrite."),
+    ] = None,
     provider: Annotated[
         str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
     ] = "cpu",
@@ -108,7 +112,10 @@ def jacobian(
     with output.busy(f"loading {model}"):
         specs = _inputs(model, providers, allow_links)
     feeds = read_inputs(specs, given or (), inputs, known)
-    rows = None if plot is None else _rows_of_one_pair(model, wrt, outputs, allow_links)
+    treatment = None if quantized is None else quantized.value
+    rows = None
+    if plot is not None:
+        rows = _rows_of_one_pair(model, wrt, outputs, allow_links, treatment)
     with output.progress(f"differentiating {model}") as progress:
         matrices, bias = _computed(
             affine,
@@ -122,6 +129,7 @@ def jacobian(
             out=out if out is not None and out.suffix != ".npz" else None,
             providers=providers,
             links=allow_links,
+            quantized=treatment,
         )
     if out is not None and out.suffix == ".npz":
         named = {f"{y}_jac_{x}": array for (y, x), array in matrices.items()}
@@ -166,12 +174,16 @@ def _inputs(model: Path, providers: Sequence[str], links: Path | None) -> Sequen
 
 
 def _rows_of_one_pair(
-    model: Path, wrt: Sequence[str] | None, outputs: Sequence[str] | None, links: Path | None
+    model: Path,
+    wrt: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    links: Path | None,
+    quantized: str | None,
 ) -> int:
     """How many axes are those of the only output; refused where there are more pairs than one."""
     from onnxjvp.rewrite import jvp
 
-    made = jvp(model, wrt, outputs, links=links)
+    made = jvp(model, wrt, outputs, links=links, quantized=quantized)
     ys, xs = made.report["outputs"], made.report["wrt"]
     if len(ys) * len(xs) > 1:
         raise UsageError(

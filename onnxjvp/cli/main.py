@@ -13,6 +13,7 @@ from onnxjvp.cli import output
 from onnxjvp.cli.bench import bench
 from onnxjvp.cli.inspect import inspect
 from onnxjvp.cli.jacobian import jacobian
+from onnxjvp.cli.ops import ops
 from onnxjvp.cli.rewrite import rewrite
 from onnxjvp.cli.run import run
 from onnxjvp.cli.verify import verify
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (rewrite, inspect, verify, run, jacobian, bench):
+for command in (rewrite, inspect, verify, run, jacobian, bench, ops):
     app.command()(command)
 
 #: typer's errors in arguments; it has no name of its own for them in all its versions

@@ -11,7 +11,7 @@ import typer
 
 from onnxjvp.cli import output
 from onnxjvp.cli.added import describe, print_added
-from onnxjvp.cli.choices import Emit, Layout, Method, Mode, Names, Target
+from onnxjvp.cli.choices import Emit, Layout, Method, Mode, Names, Quantized, Target
 from onnxjvp.cli.emits import CASADI, Request
 from onnxjvp.cli.files import AllowLinks, check_output, sizes
 from onnxjvp.cli.verify import print_report
@@ -87,6 +87,12 @@ def rewrite(
         Target | None,
         typer.Option(help="The runtime to write for [default: portable, for all of them]."),
     ] = None,
+    quantized: Annotated[
+        Quantized | None,
+        typer.Option(
+            help="Pass rounding over where activations are quantised [default: refuse them]."
+        ),
+    ] = None,
     names: Annotated[
         Names | None,
         typer.Option(help="casadi: four files with CasADi's names and matrices; needs -o."),
@@ -153,6 +159,7 @@ def rewrite(
         "--layout": layout and layout.value,
         "--method": method and method.value,
         "--target": target and target.value,
+        "--quantized": quantized and quantized.value,
         "--no-second-order": False if no_second_order else None,
         "--dim": dim if names else None,
     }

@@ -7,7 +7,8 @@ import re
 import onnx
 import onnx_ir as ir
 
-import onnxjvp.graph.shape_functions  # noqa: F401  (fills the table of shape functions)
+import onnxjvp.graph.functions
+import onnxjvp.graph.shape_functions  # noqa: F401  (these fill the table of shape functions)
 from onnxjvp.errors import InvalidModelError
 from onnxjvp.graph import dims
 from onnxjvp.graph.branches import BRANCHES, is_if
@@ -134,7 +135,7 @@ def _forget_declared(graph: onnx.GraphProto) -> None:
     del graph.value_info[:]
     graph.value_info.extend(declared)
     for output in graph.output:
-        if output.name not in foreign:
+        if output.name not in foreign and output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
     for node in graph.node:
         if node.op_type in ("If", "Scan", "Loop") and not node.domain:

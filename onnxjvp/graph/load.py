@@ -17,10 +17,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 
 from onnxjvp.errors import InvalidModelError, UsageError
+from onnxjvp.graph import runtime_nodes
 from onnxjvp.graph.branches import normalise
+from onnxjvp.graph.conditions import decide
 from onnxjvp.graph.inference import infer
-from onnxjvp.graph.opset import at_opset, opset_of, skeleton
+from onnxjvp.graph.opset import at_opset, declare_standard, opset_of, skeleton
 from onnxjvp.graph.regions import captured
+from onnxjvp.graph.sequences import resolve
 from onnxjvp.graph.shapes import Shapes, constant
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
@@ -62,6 +65,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     working = _read(model)
     _check_tensors(working, links)
     _check_order(working, _where(model))
+    runtime_nodes.set_apart(working)
     try:
         onnx.checker.check_model(_with_ranked_outputs(skeleton(working)))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
@@ -70,10 +74,12 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
             "model again, or repair it"
         ) from error
     _inline(working)
+    declare_standard(working)
     _drop_default_inputs(working)
     normalise(working)
     before = opset_of(working)
     working = at_opset(working, opset)
+    runtime_nodes.put_back(working.graph.all_nodes(), opset_of(working))
     normalise(working)  # adapters between opsets make constants inside bodies
     _expose_dropout_masks(working)
     _expose_states(working)
@@ -82,6 +88,8 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
         for v in (*working.graph.inputs, *working.graph.outputs)
     }
     shapes = infer(working)
+    while resolve(working) or decide(working, shapes):
+        shapes = infer(working)  # each round may learn the sizes that the next one needs
     raised_from = before if opset_of(working) != before else None
     return Source(working, shapes, raised_from, declared)
 
@@ -105,6 +113,7 @@ def _read(model: AnyModel) -> ir.Model:
             f"{_where(model)} is not an ONNX model: it holds no graph. Give the .onnx file that an "
             "exporter wrote"
         )
+    _check_no_maps(proto, _where(model))
     try:
         loaded = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
@@ -118,6 +127,28 @@ def _read(model: AnyModel) -> ir.Model:
             "or load its data into it (onnx.load does)"
         )
     return loaded
+
+
+def _check_no_maps(proto: onnx.ModelProto, where: str) -> None:
+    """Maps are no tensors, and nothing here can read them."""
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    for info in (*proto.graph.input, *proto.graph.output):
+        kind = (
+            info.type.sequence_type.elem_type if info.type.HasField("sequence_type") else info.type
+        )
+        if not kind.HasField("map_type"):
+            continue
+        maker = makers.get(info.name)
+        remedy = "Export the model with tensors instead"
+        if maker is not None and maker.op_type == "ZipMap":
+            remedy = (
+                f"Convert the model without ZipMap (skl2onnx: options={{'zipmap': False}}), which "
+                f"gives {maker.input[0]!r} as a tensor"
+            )
+        raise InvalidModelError(
+            f"{where} has {info.name!r} among its inputs and outputs, which is no tensor but made "
+            f"of maps. {remedy}"
+        )
 
 
 def _parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:

@@ -17,6 +17,7 @@ import sympy
 from numpy.typing import ArrayLike
 
 from onnxjvp.graph import dims
+from onnxjvp.graph.bfloat import foreign
 from onnxjvp.graph.dims import Dim, Dims
 from onnxjvp.graph.shapes import Shapes
 
@@ -61,8 +62,29 @@ class Ops:
         while operands and operands[-1] is None:
             operands.pop()
         given = {k: v for k, v in (attributes or {}).items() if v is not None}
+        version = self.shapes.opset_imports.get("", 1)
+        if not domain and (narrow := foreign(op_type, operands, version)):
+            return self._in_single(op_type, operands, given, outputs, narrow)
         node = ir.node(op_type, operands, given, domain=domain, num_outputs=outputs)
         return self._record(node)
+
+    def _in_single(
+        self,
+        op_type: str,
+        operands: list[ir.Value | None],
+        attributes: dict[str, Any],
+        outputs: int,
+        narrow: Sequence[int],
+    ) -> Sequence[ir.Value]:
+        """A node in float32 between Casts, where its operator does not take bfloat16 yet."""
+        for i in narrow:
+            operands[i] = self.Cast(operands[i], to=int(ir.DataType.FLOAT))
+        made = self.emit(op_type, operands, attributes, outputs)
+        wide = [v.dtype == ir.DataType.FLOAT for v in made]
+        return [
+            self.Cast(v, to=int(ir.DataType.BFLOAT16)) if is_wide else v
+            for v, is_wide in zip(made, wide, strict=True)
+        ]
 
     def like(
         self, node: ir.Node, inputs: Sequence[ir.Value | None], **changed: Any
@@ -72,6 +94,9 @@ class Ops:
         outputs = self.emit(
             node.op_type, inputs, {**attributes, **changed}, len(node.outputs), node.domain
         )
+        made = outputs[0].producer()
+        if made is not None:  # sizes that are known are constants
+            made.meta.update(node.meta)
         if not changed and _fit_alike(node, inputs):
             for old, new in zip(node.outputs, outputs, strict=True):
                 new.shape = old.shape
@@ -169,6 +194,8 @@ class Ops:
         return self.zeros(dtype, self.shape_of(value))
 
     def zeros(self, dtype: ir.DataType | None, shape: ir.Value) -> ir.Value:
+        if dtype == ir.DataType.BFLOAT16:  # which ConstantOfShape takes from opset 20 on
+            return self.Cast(self.zeros(ir.DataType.FLOAT, shape), to=int(dtype))
         zero = ir.tensor(np.zeros(1, _known(dtype).numpy()))
         return self.ConstantOfShape(shape, value=zero)
 
@@ -298,10 +325,14 @@ class Sizes:
         return self._op.Where(self._op.Equal(a, self._op.ints([1])), b, a)
 
     def _evaluated(self, expression: sympy.Expr) -> ir.Value:
-        """A sum or product of sizes that can be read."""
+        """A sum, product or quotient of sizes that can be read, none of which is negative."""
         op = self._op
         if expression.is_Integer:
             return op.ints([int(expression)])
+        rounded = isinstance(expression, sympy.floor)
+        above, below = (expression.args[0] if rounded else expression).as_numer_denom()
+        if below.is_Integer and below != 1:
+            return op.Div(self._size(dims.from_expression(above)), op.ints([int(below)]))
         if (expression.is_Add or expression.is_Mul) and all(_whole(a) for a in expression.args):
             parts = [self._size(dims.from_expression(a)) for a in expression.args]
             name = "Add" if expression.is_Add else "Mul"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import onnx
 import onnx_ir as ir
 
@@ -21,6 +23,13 @@ def opset_of(model: ir.Model) -> int:
             f"{dict(model.opset_imports)}); declare the opset of domain '' that it was exported for"
         )
     return version
+
+
+def declare_standard(model: ir.Model) -> None:
+    """A model of ai.onnx.ml alone imports no standard operators, which rules emit all the same."""
+    used = {node.domain for node in model.graph.all_nodes()} | model.opset_imports.keys()
+    if used.isdisjoint({"", "ai.onnx"}):
+        model.opset_imports[""] = FLOOR
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
@@ -59,17 +68,68 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
         )
     if target == current:
         return model
+    _check_scans(model, current)
     try:
-        proto = onnx.version_converter.convert_version(skeleton(model), target)
+        proto = _converted(skeleton(model), current, target)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise InvalidModelError(
             f"the model's opset {current} could not be raised to {target} by onnx's version "
             f"converter: {str(error).strip()}. Export it again with opset {FLOOR} or newer"
         ) from error
     raised = ir.from_proto(proto)
+    _show_gemms(raised)
     if current < 11:
         _repair(raised, model)
+    if current < 13:
+        _coerce_hardmax(raised)
     return _with_weights(raised, model)
+
+
+def _check_scans(model: ir.Model, current: int) -> None:
+    """Before opset 9 Scan ran over a batch; onnx's converter drops that axis of the model."""
+    standard = (node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx"))
+    scan = next((node for node in standard if node.op_type == "Scan"), None)
+    if scan is not None and current < 9:
+        raise InvalidModelError(
+            f"node {scan.name or scan.outputs[0].name!r} is a Scan of opset {current}, which runs "
+            "over a batch; later ones do not. Export the model again with opset 9 or newer"
+        )
+
+
+#: from this opset on Gemm broadcasts its last operand, as it did before where `broadcast` was 1
+_GEMM_BROADCASTS = 7
+_HIDDEN = "onnxjvp.hidden"
+
+
+def _converted(bare: onnx.ModelProto, current: int, target: int) -> onnx.ModelProto:
+    """By onnx's converter, which raises no old Gemm whose sizes are symbols: those it is not shown.
+
+    It is shown them first, since behind what it does not know it knows no shapes.
+    """
+    try:
+        return onnx.version_converter.convert_version(bare, target)
+    except (RuntimeError, onnx.version_converter.ConvertError):
+        if current >= _GEMM_BROADCASTS or not _hide_gemms(bare):
+            raise
+        return onnx.version_converter.convert_version(bare, target)
+
+
+def _hide_gemms(bare: onnx.ModelProto) -> bool:
+    found = [n for n in bare.graph.node if n.op_type == "Gemm" and n.domain in ("", "ai.onnx")]
+    for node in found:
+        node.domain = _HIDDEN
+        kept = [a for a in node.attribute if a.name != "broadcast"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    bare.opset_import.append(onnx.helper.make_opsetid(_HIDDEN, 1))
+    return bool(found)
+
+
+def _show_gemms(raised: ir.Model) -> None:
+    for node in raised.graph:
+        if node.domain == _HIDDEN:
+            node.domain = ""
+    raised.opset_imports.pop(_HIDDEN, None)
 
 
 def _repair(raised: ir.Model, original: ir.Model) -> None:
@@ -94,6 +154,29 @@ def _repair(raised: ir.Model, original: ir.Model) -> None:
                     array = tensor.numpy().astype(wanted.numpy())
                     made.attributes.clear()
                     made.attributes.add(ir.AttrTensor("value", ir.tensor(array)))
+
+
+def _coerce_hardmax(raised: ir.Model) -> None:
+    """Before opset 13 it acted on all from its axis (1) on, which onnx's converter forgets."""
+    taken = {value.name for node in raised.graph.all_nodes() for value in node.outputs}
+    names = (f"hardmax_{i}" for i in itertools.count())
+    for node in list(raised.graph.all_nodes()):
+        if node.op_type != "Hardmax" or node.domain or node.graph is None:
+            continue
+        x, axis = node.inputs[0], node.attributes.get_int("axis", 1)
+        shape = ir.node("Shape", [x])
+        rows = ir.node("Flatten", [x], {"axis": axis})
+        hardest = ir.node("Hardmax", rows.outputs, {"axis": -1})
+        added = [shape, rows, hardest]
+        for new in added:
+            new.outputs[0].name = next(name for name in names if name not in taken)
+        node.graph.insert_before(node, added)
+        node.op_type = "Reshape"
+        node.attributes.clear()
+        node.attributes.add(ir.AttrInt64("allowzero", 1))
+        node.resize_inputs(2)
+        node.replace_input_with(0, hardest.outputs[0])
+        node.replace_input_with(1, shape.outputs[0])
 
 
 def _dtypes(graph: onnx.GraphProto) -> dict[str, int]:

@@ -64,7 +64,7 @@ _SLOTS: dict[str, tuple[int, ...]] = {
 _MOVEMENTS = frozenset(
     ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Slice", "Split")
 )
-_COPIES = frozenset(("Identity", "Cast", "CastLike"))
+_COPIES = frozenset(("Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"))
 #: movements if the indices are constant; with computed ones, Gather reads an embedding
 _LOOKUPS = frozenset(("Gather", "GatherElements", "GatherND"))
 #: what a one-channel bias may be added to, with the axis of the channel
@@ -80,7 +80,7 @@ def trainable(source: Source) -> dict[str, ir.Value]:
 
     A parameter counts where it, or a value that only moves its elements (Transpose, Reshape,
     Squeeze, Unsqueeze, Flatten, Expand, Tile, Identity, Cast, Slice, Split, Gather with constant
-    indices, Concat with other parameters), is
+    indices, Concat with other parameters) or rounds them (QuantizeLinear, DequantizeLinear), is
       - the weight or bias of Conv, ConvTranspose, DeformConv, Gemm, LSTM, GRU, RNN, an operand of
         MatMul or Einsum, the slope of a PRelu, the scale or bias of a normalisation (its running
         mean and variance do not count);

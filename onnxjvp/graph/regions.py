@@ -78,11 +78,17 @@ def captured(node: ir.Node) -> list[ir.Value]:
     return list(found)
 
 
+#: reductions of a scattering that are functions of their own
+_SCATTERS = {"mul": "ScatterProduct", "max": "ScatterExtreme", "min": "ScatterExtreme"}
+
+
 def of_node(node: ir.Node) -> Region:
     inputs = (*node.inputs, *captured(node))
     op_type = node.op_type
     if op_type == "BatchNormalization" and node.attributes.get_int("training_mode", 0) == 1:
         op_type = "TrainingBatchNormalization"  # another function, under the same name
+    elif op_type in ("ScatterElements", "ScatterND"):
+        op_type = _SCATTERS.get(node.attributes.get_string("reduction", "none"), op_type)
     return Region(op_type, (node,), inputs, tuple(node.outputs), node.domain, node.attributes)
 
 

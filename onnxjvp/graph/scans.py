@@ -119,6 +119,8 @@ class Step(Body):
         self._states: list[int] = []
         self._slices: dict[int, Track] = {}
         self._hoists = True
+        #: invariants that what depends on them stays beside: its tangents are taken in here
+        self.local: set[ir.Value] = set()
 
     def state(
         self, start: ir.Value, inner: ir.Value | None = None, *, linear: bool = False
@@ -219,6 +221,8 @@ class Step(Body):
         names = {v: self.operands.values[i] for i, v in self.inputs.items() if i not in local}
         found: list[ir.Value | None] = []
         for value in node.inputs:
+            if value in self.local:
+                return None
             if value is None or constant(value) is not None:
                 found.append(value)
             elif value in names:

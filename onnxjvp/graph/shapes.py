@@ -43,6 +43,15 @@ def constant(value: ir.Value | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
+_OPSET = "onnxjvp.opset"
+
+
+def opset_behind(node: ir.Node) -> int | None:
+    """The opset of the standard operators where a node is, if it has been through inference."""
+    found = node.meta.get(_OPSET)
+    return found if isinstance(found, int) else None
+
+
 class Shapes:
     """Dtypes and dimensions of one model's values, written onto the values themselves."""
 
@@ -94,6 +103,7 @@ class Shapes:
 
     def infer(self, node: ir.Node) -> None:
         """Give every output of a node its dtype and dimensions, if they can be known."""
+        node.meta[_OPSET] = self.opset_imports.get("")
         # an If reads its operands inside its bodies only
         prefix = f"{node.domain}::" if node.domain else ""
         label = prefix + node.op_type
@@ -130,7 +140,10 @@ class Shapes:
             found = onnx.shape_inference.infer_node_outputs(
                 schema, ir.serde.serialize_node(node), types, data, opset_imports=opsets
             )
-        except (onnx.shape_inference.InferenceError, KeyError, RuntimeError):
+        except (
+            *(onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
+            *(KeyError, RuntimeError),
+        ):
             return  # the shape stays unknown; whoever needs it refuses the node by name
         for output in node.outputs:
             if output.name in found and found[output.name].HasField("tensor_type"):

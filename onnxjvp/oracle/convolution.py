@@ -210,3 +210,34 @@ def _sum(window: Window, padded: Array) -> Array:
 @kernel
 def GlobalAveragePool(X: Array) -> Array:
     return np.asarray(X.mean(axis=tuple(range(2, X.ndim)), keepdims=True))
+
+
+@kernel
+def LpPool(
+    X: Array,
+    *,
+    kernel_shape: Sequence[int],
+    p: int = 2,
+    auto_pad: str = "NOTSET",
+    ceil_mode: int = 0,
+    strides: Sequence[int] | None = None,
+    dilations: Sequence[int] | None = None,
+    pads: Sequence[int] | None = None,
+) -> Array:
+    """Of windows that reach beyond the image, what lies in it: onnx.reference scales those up."""
+    window = Window.fit(
+        X.shape[2:],
+        kernel_shape,
+        strides=strides,
+        dilations=dilations,
+        pads=pads,
+        auto_pad=auto_pad,
+        ceil_mode=ceil_mode,
+    )
+    return np.asarray(_sum(window, window.padded(np.abs(X) ** p, 0.0)) ** (1 / p))
+
+
+@kernel
+def GlobalLpPool(X: Array, *, p: int = 2) -> Array:
+    total = (np.abs(X) ** p).sum(axis=tuple(range(2, X.ndim)), keepdims=True)
+    return np.asarray(total ** (1 / p))

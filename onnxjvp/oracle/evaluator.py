@@ -13,8 +13,11 @@ from onnx.reference import ReferenceEvaluator
 from onnxjvp.errors import OnnxJvpError
 from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.opset import skeleton
+from onnxjvp.oracle import microsoft_attention  # noqa: F401  (fills the table of kernels)
 from onnxjvp.oracle.double import graphs, nodes, to_double, widened
 from onnxjvp.oracle.kernels import KERNELS
+from onnxjvp.oracle.machine_learning import MACHINE_LEARNING
+from onnxjvp.oracle.microsoft import MICROSOFT
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +75,9 @@ class Evaluator:
         }
         self.outputs = tuple(info.name for info in double.graph.output)
         try:
-            self._interpreter = _Interpreter(double, new_ops=KERNELS)
+            self._interpreter = _Interpreter(
+                double, new_ops=[*KERNELS, *MICROSOFT, *MACHINE_LEARNING]
+            )
         except _FAILURES as error:
             raise NoOracleError(f"onnx.reference cannot run it: {error}") from error
 

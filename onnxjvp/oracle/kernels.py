@@ -10,7 +10,17 @@ import math
 
 import numpy as np
 
-from onnxjvp.oracle import convolution, loops, recurrent  # noqa: F401  (fill the table too)
+from onnxjvp.oracle import (  # noqa: F401  (fill the table too)
+    attention,
+    convolution,
+    indexing,
+    loops,
+    normalization,
+    recurrent,
+    resizing,
+    rotary,
+    sampling,
+)
 from onnxjvp.oracle.registry import KERNELS, Array, kernel, per_channel
 from onnxjvp.oracle.special import erf
 

@@ -1,35 +1,22 @@
 """Many directions at once: a linear program over K seeds, and K results.
 
-A node runs *folded*, once over all directions, or *unrolled*, once per direction; values are
-stacked and taken apart in between. All share the residuals, which depend on the primal alone.
+Nodes run *folded*, once over all directions, or *unrolled*, once per direction. All share the
+residuals, which depend on the primal alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.errors import UnsupportedOpError, UsageError
-from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim, UnknownTypeError
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
 from onnxjvp.passes.linearize import Program, program_of
 from onnxjvp.rules.kinds import RefusedError
 from onnxjvp.rules.leading import apply
-
-#: operators that a CPU runtime runs in a blocked layout of its own
-WINDOWS = frozenset({"Conv", "ConvTranspose", "AveragePool", "GlobalAveragePool", "MaxPool"})
-#: products by matrices that K directions read once where they are folded
-PRODUCTS = frozenset({"MatMul", "Gemm"})
-#: elements of one direction, for a batch of one, up to which windows are folded: at K = 16 that
-#: took 0.72 to 0.84 of the unrolled time on networks for 100 x 100 pixels, and 0.93 to 1 of it at
-#: 224 x 224 or batch 8, where folding more costs up to 1.3 times the time
-MOST_FOLDED = 1 << 15
-#: unrolling more directions than this makes files that are slow to load
-MOST_UNROLLED = 64
 
 
 def batch(
@@ -39,7 +26,7 @@ def batch(
 
     Args:
       count: K, at least 1, or a symbol: then K is read off the first seed at run time.
-      how: "fold", "unroll", "mix" (by the node), or "auto" (`cheapest` chooses).
+      how: "fold", "unroll", or "auto": unroll one direction, fold more.
       size: K at run time as an int64 tensor of one element, where that is known already.
     Returns:
       A program of its own, which shares the residuals of `program`. No value of it is the tangent
@@ -50,38 +37,18 @@ def batch(
       UsageError: K is no positive number, or a symbol and to be unrolled.
     Cost: fold: linear in nodes; unroll: K times the nodes.
     """
-    assert how in ("auto", "fold", "unroll", "mix"), how
+    assert how in ("auto", "fold", "unroll"), how
     if isinstance(count, int) and count < 1:
         raise UsageError(f"the number of directions has to be at least 1, not {count}")
     if how == "auto":
-        how = cheapest(program, count)
-    if how != "fold" and not isinstance(count, int):
+        how = "unroll" if count == 1 else "fold"
+    if how == "unroll" and not isinstance(count, int):
         raise UsageError(
             f"{count} directions cannot be unrolled: their number is known only at run time"
         )
     seeds = [op.seed(seed, (count,)) for seed in program.seeds]
     directions = _Directions(Lanes(op, count, size or _size(op, count, seeds)), how)
     return program_of(op, seeds, directions.of(program, seeds))
-
-
-def cheapest(program: Program, count: Dim) -> str:
-    """Fold, unroll or mix, by what they cost on a CPU.
-
-    Folding runs each node once over K times the data: fewer and larger operations, weights that
-    are read once, a file of constant size, and the only way for a K known at run time. But values
-    move between [K·N, …] and [K, N, …] wherever a mask meets them. Around convolutions and pools
-    of large images that costs more than it saves: the runtime keeps their values in a blocked
-    layout, which every Reshape undoes, and K images leave the caches. So a program with windows
-    is mixed, as long as the file stays of a size that loads quickly: windows over more than
-    MOST_FOLDED elements are unrolled, with all that follows up to the next product of matrices or
-    smaller window. One direction gains nothing from folding.
-    """
-    if not isinstance(count, int):
-        return "fold"
-    if count == 1:
-        return "unroll"
-    windows = any(node.op_type in WINDOWS for node in program.nodes)
-    return "mix" if windows and count <= MOST_UNROLLED else "fold"
 
 
 class _Directions:
@@ -101,7 +68,7 @@ class _Directions:
         for i, node in enumerate(program.nodes):
             if not any(v in self.stacks or v in self.apart for v in node.inputs):
                 continue  # it leads to no output
-            if self._is_unrolled(node):
+            if self.how == "unroll":
                 self._unroll(node)
                 continue
             try:
@@ -114,13 +81,6 @@ class _Directions:
         return [
             None if out is None else self.lanes.unfold(self._stacked(out)) for out in program.outs
         ]
-
-    def _is_unrolled(self, node: ir.Node) -> bool:
-        if self.how != "mix":
-            return self.how == "unroll"
-        if node.op_type in WINDOWS:
-            return _elements(node) > MOST_FOLDED
-        return node.op_type not in PRODUCTS and any(v in self.apart for v in node.inputs)
 
     def _fold(self, node: ir.Node) -> None:
         operands: list[Operand] = [
@@ -155,14 +115,6 @@ class _Directions:
         if value is not None and value in self.apart:
             return self.apart[value]
         return [value] * count
-
-
-def _elements(node: ir.Node) -> int:
-    """Of the largest value that a node reads or makes, for a batch of one."""
-    values = [v for v in (node.inputs[0], *node.outputs) if v is not None]
-    return max(
-        int(np.prod([d for d in dims.of(v) if isinstance(d, int)], dtype=np.int64)) for v in values
-    )
 
 
 def _size(op: Ops, count: Dim, seeds: Sequence[ir.Value]) -> ir.Value | None:

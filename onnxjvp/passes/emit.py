@@ -14,6 +14,7 @@ from onnxjvp.graph.branches import bodies_of, is_if
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import MADE, Ops
 from onnxjvp.graph.regions import captured
+from onnxjvp.graph.runtime_nodes import put_back
 from onnxjvp.passes.bodies import open_all
 
 #: the newest IR version that released runtimes read
@@ -36,13 +37,15 @@ class End:
 def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) -> ir.Model:
     """The source's model with more inputs, and with exactly these outputs, in this order.
 
-    The recorded nodes come after the original ones; what no output needs is removed. Consumes the
-    source and the builder.
+    The recorded nodes come after the original ones, but for those that these read; what no output
+    needs is removed. Consumes the source and the builder.
     """
     graph = source.graph
     prefix = _new_prefix(taken_names(graph))
     open_all(op.nodes)
     graph.extend(op.nodes)
+    if not _in_order(graph):  # a target may have made the model's own nodes read recorded ones
+        graph.sort()
     results: list[ir.Value] = []
     for end in outputs:
         results.append(_as_output(graph, end, results))
@@ -60,6 +63,7 @@ def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) 
     for value in graph.inputs:
         value.shape = source.declared.get(value.name or "", value.shape)
     graph.outputs.extend(results)
+    put_back(_with_bodies(graph))
     source.model.ir_version = _ir_version(source.model)
     return source.model
 
@@ -79,6 +83,16 @@ def _new_prefix(names: set[str]) -> str:
 
 def _prefixes() -> Iterator[str]:
     return (f"onnxjvp{n or ''}" for n in itertools.count())
+
+
+def _in_order(graph: ir.Graph) -> bool:
+    """Whether every value is made before it is read. `sort` takes shared bodies for cycles."""
+    late = {v for node in graph for v in node.outputs}
+    for node in graph:
+        if not late.isdisjoint(v for v in (*node.inputs, *captured(node)) if v is not None):
+            return False
+        late.difference_update(node.outputs)
+    return True
 
 
 def _as_output(graph: ir.Graph, end: End, used: Sequence[ir.Value]) -> ir.Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -11,22 +11,26 @@ import onnxjvp.rules  # noqa: F401  (fills the table of rules)
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dims, UnknownTypeError
+from onnxjvp.graph.functions import NoBodyError, record_body, traced
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.opset import FLOOR
 from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, regions
+from onnxjvp.graph.sequences import WHY
+from onnxjvp.graph.shapes import Shapes, opset_behind
+from onnxjvp.passes.straight import REMEDY, as_reals, carriers, refusal
 from onnxjvp.rules.kinds import (
-    Elementwise,
+    Function,
     Linear,
-    Pushed,
     RefusedError,
-    Rule,
-    Selection,
+    StraightThrough,
     Tangents,
     Zero,
     uncovered,
 )
-from onnxjvp.rules.registry import rule_for
+from onnxjvp.rules.refusals import REASONS
+from onnxjvp.rules.registry import RULES, rule_for, tangents_of
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Liveness:
     regions: tuple[Region, ...]  # every region of the graph that the outputs need, in order
     live: frozenset[ir.Value]
     cuts: tuple[str, ...]  # nodes at which a live path ends in a derivative of zero
+    expanded: tuple[str, ...]  # nodes that are differentiated through their bodies
     refused: tuple[tuple[str, str, str], ...]  # (node, operator, reason)
     _refused_regions: frozenset[Region]
 
@@ -124,16 +129,17 @@ def analyse_nodes(
     """`analyse`, of nodes in order; values in `keep` do not disappear inside a region."""
     ordered = _needed(regions(nodes, keep=keep), outputs)
     live: set[ir.Value] = set(wrt)
-    cuts: list[str] = []
+    cuts, expanded = list[str](), list[str]()
     refused, hopeless = [], []
     for region in ordered:
         inputs = live_inputs(region, live)
         if not inputs:
             continue
-        floats = [v for v in region.outputs if is_float(v)]
+        floats = carriers(region, rule_for(region), inputs)
         reason = _refusal(region, inputs)
-        if reason is None and floats and region.label in FLOWS:
-            flow = FLOWS[region.label](region, inputs)
+        by_body = isinstance(rule_for(region), Function)
+        if reason is None and floats and (by_body or region.label in FLOWS):
+            flow = (_flow_through_body if by_body else FLOWS[region.label])(region, inputs)
             reason, floats = flow.refusal, list(flow.live)
             cuts += flow.cuts
             if not floats and reason is None:
@@ -147,7 +153,10 @@ def analyse_nodes(
                 cuts.append(f"{name_of(region)} ({region.label})")
             continue
         live.update(floats)
-    return Liveness(ordered, frozenset(live), tuple(cuts), tuple(refused), frozenset(hopeless))
+        if by_body:
+            expanded.append(f"{name_of(region)} ({region.label})")
+    said = tuple(cuts), tuple(expanded), tuple(refused)
+    return Liveness(ordered, frozenset(live), *said, frozenset(hopeless))
 
 
 def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Region, ...]:
@@ -163,12 +172,15 @@ def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Regio
 
 def _refusal(region: Region, inputs: set[int]) -> str | None:
     rule = rule_for(region)
+    if (reason := refusal(region, rule, inputs, name_of(region))) is not None:
+        return reason
     outputs = [v for v in region.outputs if v.name]
     integers = outputs and all(v.dtype is not None and not is_float(v) for v in outputs)
-    if integers and (rule is None or region.label in FLOWS):
+    if integers and (rule is None or isinstance(rule, Function) or region.label in FLOWS):
         return None  # an operator that yields integers or booleans is piecewise constant
     if rule is None:
-        return "it has no derivative rule"
+        known = region.node.meta.get(WHY) or REASONS.get(region.label)
+        return str(known or "it has no derivative rule")
     if isinstance(rule, Zero):
         return None
     missing = uncovered(rule, inputs)
@@ -178,7 +190,9 @@ def _refusal(region: Region, inputs: set[int]) -> str | None:
     if isinstance(rule, Linear) and rule.refuse is not None:
         return rule.refuse(region)
     if any(v.dtype is None for v in outputs):
-        return "the dtype of its output cannot be inferred"
+        by_body = _flow_through_body(region, inputs) if isinstance(rule, Function) else None
+        known = by_body.refusal if by_body is not None else None
+        return known or "the dtype of its output cannot be inferred"
     if any(v.shape is None for v in outputs if is_float(v)):
         return "the rank of its output cannot be inferred"
     for value in region.inputs:
@@ -197,9 +211,11 @@ def refuse(refused: Sequence[tuple[str, str, str]], wrt: Sequence[ir.Value]) -> 
         return
     lines = "\n".join(f"  {op} (node {name!r}): {reason}" for name, op, reason in refused)
     variables = ", ".join(repr(v.name) for v in wrt)
+    rounds = any(isinstance(RULES.get(op), StraightThrough) for _, op, _ in refused)
+    remedy = f"{REMEDY}. " if rounds else ""
     raise UnsupportedOpError(
         f"{len(refused)} node(s) that depend on {variables} cannot be differentiated:\n{lines}\n"
-        "Leave that input out with --wrt, choose other outputs, or add a rule "
+        f"{remedy}Leave that input out with --wrt, choose other outputs, or add a rule "
         "(docs/adding_an_op.md)",
         tuple(refused),
     )
@@ -228,10 +244,23 @@ def linearize_nodes(
 ) -> tuple[Program, Liveness, list[tuple[str, str, str]]]:
     """`linearize`, of nodes in order; nodes that are refused are returned, not raised."""
     liveness = analyse_nodes(nodes, wrt, outputs, keep)
-    refused = list(liveness.refused)
     seeds = [op.seed(v) for v in wrt]
     tangents: dict[ir.Value, ir.Value] = dict(zip(wrt, seeds, strict=True))
     tangent_of = dict(zip(seeds, wrt, strict=True))
+    refused = [*liveness.refused, *_push_along(op, liveness, tangents, tangent_of)]
+    program = program_of(op, seeds, [tangents.get(v) for v in outputs])
+    program.tangent_of.update(tangent_of)
+    return program, liveness, refused
+
+
+def _push_along(
+    op: Ops,
+    liveness: Liveness,
+    tangents: dict[ir.Value, ir.Value],
+    tangent_of: dict[ir.Value, ir.Value],
+) -> list[tuple[str, str, str]]:
+    """Fill in the tangents of all that is live, and what they are made for; returns refusals."""
+    refused: list[tuple[str, str, str]] = []
     for region in liveness.regions:
         flowing = live_inputs(region, tangents.keys())
         if not flowing:
@@ -258,9 +287,7 @@ def linearize_nodes(
             tangent_of.setdefault(tangents[output], output)
         made = (v for node in op.nodes[start:] for v in node.outputs if v in op.linear)
         tangent_of.update((v, region.outputs[0]) for v in made if v not in tangent_of)
-    program = program_of(op, seeds, [tangents.get(v) for v in outputs])
-    program.tangent_of.update(tangent_of)
-    return program, liveness, refused
+    return refused
 
 
 def _placeholders(op: Ops, region: Region) -> list[ir.Value | None]:
@@ -273,13 +300,20 @@ def push(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
     """Tangents of a region's outputs: the only place where kinds meet tangents."""
     rule = rule_for(region)
     count = len(region.outputs)
-    if not any(is_float(v) for v in region.outputs):
+    live = {i for i, t in enumerate(tangents) if t is not None}
+    carrying = carriers(region, rule, live)
+    if not carrying:
         return [None] * count
     assert rule is not None
-    results = list(_apply(op, rule, region, tangents))
+    if isinstance(rule, Function):
+        results = list(_push_through_body(op, region, tangents))
+    elif region.op_type in ("Cast", "CastLike") and not any(map(is_float, carrying)):
+        results = [tangents[0]]  # from integers to integers
+    else:
+        results = list(tangents_of(op, rule, as_reals(op, region, rule, live), tangents))
     results += [None] * (count - len(results))
     for i, (output, tangent) in enumerate(zip(region.outputs, results, strict=True)):
-        if not is_float(output) or not output.name:
+        if output not in carrying or not output.name:
             results[i] = None
         elif tangent is not None:
             if tangent.shape is None:
@@ -289,25 +323,50 @@ def push(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
     return results
 
 
-def _apply(op: Ops, rule: Rule, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    match rule:
-        case Zero():
-            return []
-        case Elementwise(slopes=slopes, mask=mask):
-            parts = [
-                _scale(op, slope(op, region), tangent, mask)
-                for slope, tangent in zip(slopes, tangents, strict=False)
-                if tangent is not None
-            ]
-            return [op.add_all(parts)]
-        case Linear(push=by) | Selection(push=by) | Pushed(push=by):
-            return by(op, region, tangents)
+def _flow_through_body(region: Region, inputs: Set[int]) -> Flow:
+    """Which outputs of a function have a derivative, by the rules of the operators in its body."""
+    shapes = Shapes({"": opset_behind(region.node) or FLOOR})
+    try:
+        op, read, outs = traced(region, shapes)
+    except (NoBodyError, UnknownTypeError) as error:
+        return Flow((), (), str(error))
+    for i, (y, end) in enumerate(zip(region.outputs, outs, strict=True)):
+        if end is None and y.name and (y.dtype is None or is_float(y)):
+            return Flow((), (), f"its output {i} is not defined")
+    wrt = list(dict.fromkeys(v for i in sorted(inputs) if (v := read[i]) is not None))
+    ends = [v for v in outs if v is not None]
+    found = analyse_nodes(op.nodes, wrt, ends, [*wrt, *ends])
+    reasons = [f"{label}: {why}" for _, label, why in found.refused]
+    reached = [y for y, end in zip(region.outputs, outs, strict=True) if end in found.live]
+    why = f"in its body: {'; '.join(reasons)}" if reasons else None
+    cuts = () if reached or why else (f"{name_of(region)} ({region.label})",)
+    return Flow(tuple(reached), cuts, why)
 
 
-def _scale(op: Ops, slope: ir.Value, tangent: ir.Value, mask: bool) -> ir.Value:
-    if mask:
-        return op.Where(slope, tangent, op.const(0, like=tangent))
-    return op.Mul(slope, tangent)
+def _push_through_body(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
+    """The body once more, for what its rules read, and its tangent; the node stays as it is."""
+    inputs, found = list(region.inputs), dict[ir.Value, ir.Value]()
+    for i, (value, tangent) in enumerate(zip(region.inputs, tangents, strict=True)):
+        if value is not None and tangent is not None:
+            # one value may be two operands, with a tangent each
+            inputs[i] = own = value if found.get(value, tangent) is tangent else op.Identity(value)
+            found[own] = tangent
+    wrt, start = list(found), len(op.nodes)
+    try:
+        outs = record_body(op, replace(region, inputs=tuple(inputs)))
+    except NoBodyError as error:
+        raise RefusedError(str(error)) from error
+    pairs = zip(outs, region.outputs, strict=True)
+    ends = {end: y for end, y in pairs if end is not None and end not in inputs}
+    liveness = analyse_nodes(op.nodes[start:], wrt, list(ends), [*wrt, *ends])
+    refused = [*liveness.refused, *_push_along(op, liveness, found, {})]
+    if refused:
+        raise RefusedError(f"in its body: {'; '.join(f'{n}: {why}' for _, n, why in refused)}")
+    for node in op.nodes[start:]:  # what the node gives already need not be computed again
+        for i, value in enumerate(node.inputs):
+            if value in ends:
+                node.replace_input_with(i, ends[value])
+    return [None if end is None else found.get(end) for end in outs]
 
 
 def _merged(tangent: Dims, primal: Dims) -> ir.Shape:
@@ -318,7 +377,8 @@ def _merged(tangent: Dims, primal: Dims) -> ir.Shape:
 
 def _check(region: Region, primal: ir.Value, tangent: ir.Value) -> None:
     """The rule's promise: a tangent has the dtype and the shape of its primal."""
-    assert tangent.dtype == primal.dtype, f"{region.label}: {tangent.dtype} for {primal.dtype}"
+    dtype = primal.dtype if is_float(primal) else ir.DataType.FLOAT
+    assert tangent.dtype == dtype, f"{region.label}: {tangent.dtype} for {primal.dtype}"
     found, wanted = dims.of(tangent), dims.of(primal)
     clash = len(found) != len(wanted) or any(
         isinstance(a, int) and isinstance(b, int) and a != b

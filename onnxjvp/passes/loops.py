@@ -83,6 +83,7 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
     chosen = [values[names[i]] for i in wrt]
     assert len(set(chosen)) == len(chosen), "a value is read under two names"
     keep = to_keep(list(values.values()), chosen)
+    step.local.update(chosen)
     primal = step.copy(turns.body, values)
     program, _, refused = linearize_nodes(list(step.nodes), step, chosen, primal, [*keep, *primal])
     if refused:

@@ -100,6 +100,7 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
     wrt = [values[names[i]] for i in sorted(states | live)]
     assert len(set(wrt)) == len(wrt), "a value is read under two names"
     keep = to_keep(list(values.values()), wrt)
+    step.local.update(wrt)
     primal = step.copy(steps.body, values)
     program, _, refused = linearize_nodes(list(step.nodes), step, wrt, primal, [*keep, *primal])
     if refused:

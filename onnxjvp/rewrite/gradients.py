@@ -30,11 +30,12 @@ def grad(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes f(x) and the gradient of one number made of it.
 
     Args:
-      model, wrt, opset, links: as for `jvp`.
+      model, wrt, opset, links, quantized: as for `jvp`.
       output: the output that is a single number, or that a loss is made of.
       select: elements of an output to add up, in NumPy's notation: "y[:, 3]".
       loss: "sum", "squared_norm" (½ Σ y²), "squared_error" (½ Σ (y − target)², the target an input
@@ -47,7 +48,7 @@ def grad(
     Cost: about 2 to 3 forward passes at run time.
     Source: the transposed program on the cotangent 1.
     """
-    task = Task(model, wrt, opset=opset, links=links, target=target)
+    task = Task(model, wrt, opset=opset, links=links, target=target, quantized=quantized)
     value = scalar(task, output, select, loss)
     task.outputs = [value]
     backwards = transpose(task.op, task.linearize())
@@ -70,6 +71,7 @@ def hvp(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes the product of a scalar's Hessian with a direction.
 
@@ -83,11 +85,22 @@ def hvp(
     Source: jvp of the gradient, forward over reverse (Pearlmutter 1994).
     """
     first = grad(
-        model, wrt, output=output, select=select, loss=loss, opset=opset, links=links, target=target
+        model,
+        wrt,
+        output=output,
+        select=select,
+        loss=loss,
+        opset=opset,
+        links=links,
+        target=target,
+        quantized=quantized,
     )
     grads = {x: forms["grad"] for x, forms in first.names["results"].items()}
-    task = Task(first, first.report["wrt"], list(grads.values()), target=target)
+    task = Task(
+        first, first.report["wrt"], list(grads.values()), target=target, quantized=quantized
+    )
     task.nodes_before = first.report["nodes_before"]
+    task.shared = first.report.get("shared", 0)
     count = task.count(directions)
     try:
         program = task.directed(task.linearize(), count)
@@ -121,11 +134,12 @@ def ggn(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes products with the generalised Gauss–Newton matrix, Jᵀ H J u.
 
     Args:
-      model, wrt, outputs, directions, opset, links: as for `jvp`.
+      model, wrt, outputs, directions, opset, links, quantized: as for `jvp`.
       loss: "squared_error" (H is the identity) or "cross_entropy" (H = diag(p) − p pᵀ with
         p = softmax(y) over the last axis). Losses add up over samples and outputs; H does not
         depend on targets.
@@ -140,7 +154,7 @@ def ggn(
         raise UsageError(
             f"there is no Gauss–Newton matrix for {loss!r}; choose {', '.join(CURVATURES)}"
         )
-    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target, quantized=quantized)
     count = task.count(directions)
     op, forwards = task.op, task.linearize()
     backwards = transpose(op, forwards)

@@ -33,11 +33,12 @@ def jacobian(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes f(x), the Jacobian, and f_x(0): its region's affine parameters.
 
     Args:
-      model, wrt, outputs, opset, links: as for `jvp`.
+      model, wrt, outputs, opset, links, quantized: as for `jvp`.
       mode: "forward" (a direction per element of a variable), "reverse" (a cotangent per element of
         an output) or "auto", whichever takes fewer, cotangents counting 1.3.
     Returns:
@@ -48,7 +49,7 @@ def jacobian(
     Cost: about as many forward passes as there are directions, folded or unrolled as in `jvp`.
     Source: Balestriero & Baraniuk 2021, Prop. 1: A = [J e_1 … J e_D], b = f_x(0).
     """
-    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target, quantized=quantized)
     op, program = task.op, task.linearize()
     mode = _mode(mode, task)
     at_x = replay(op, program, task.variables)

@@ -41,12 +41,13 @@ def linearize(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Linearized:
     """Models that linearise at x once and then apply J and Jᵀ to any number of directions.
 
     Args:
-      model, wrt, outputs, directions, opset, links: as for `jvp`; directions are those of both
-        maps.
+      model, wrt, outputs, directions, opset, links, quantized: as for `jvp`; directions are those
+        of both maps.
     Returns:
       Three models, see `Linearized`. `runtime.LinearizedSession` runs them together.
     Raises: as `vjp`.
@@ -55,7 +56,10 @@ def linearize(
     """
 
     def cut() -> _Cut:
-        return _Cut(Task(model, wrt, outputs, opset=opset, links=links, target=target), directions)
+        task = Task(
+            model, wrt, outputs, opset=opset, links=links, target=target, quantized=quantized
+        )
+        return _Cut(task, directions)
 
     # a task is spent by what it emits: the same model read thrice is cut in the same places
     return Linearized(cut().primal(), cut().apply("jvp"), cut().apply("vjp"))

@@ -30,6 +30,7 @@ def jvp(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes f(x) and the Jacobian-vector product J u, in tangent form.
 
@@ -44,6 +45,9 @@ def jvp(
       given: directions that go into the file, by variable, instead of an input.
       opset: the opset to write; None keeps the model's, or 18 if that is older.
       links: a folder inside which links to external data may lead.
+      quantized: what becomes of activations that are quantised, whose derivative is zero almost
+        everywhere. None refuses them; "straight-through" passes rounding over: inside its range
+        QuantizeLinear has the slope 1/scale, outside 0.
     Returns:
       A model with an input `x_u` per variable (shape and dtype of x) and an output `y_jvp` per
       output (shape and dtype of y). Units of y_jvp: output · direction / variable.
@@ -55,7 +59,7 @@ def jvp(
       more per further direction; rewriting is linear in nodes.
     Source: Balestriero & Baraniuk 2021, §2; push u alone through the linear part.
     """
-    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target, quantized=quantized)
     count = task.count(directions)
     program = task.directed(task.linearize(), count)
     task.add_seeds(program.seeds, count, given)
@@ -74,11 +78,12 @@ def vjp(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes f(x) and the vector-Jacobian product Jᵀ v, the tangent transposed.
 
     Args:
-      model, wrt, outputs, opset, links: as for `jvp`.
+      model, wrt, outputs, opset, links, quantized: as for `jvp`.
       cotangents: K cotangents at once, as `directions` of `jvp`.
     Returns:
       A model with an input `y_ct` per output that has a derivative and an output `x_vjp` per
@@ -87,7 +92,7 @@ def vjp(
     Cost: about 2 to 3 forward passes at run time; rewriting is linear in nodes.
     Source: the linear program of `jvp`, transposed node by node (Novak et al. 2022, App. D).
     """
-    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target, quantized=quantized)
     count = task.count(cotangents)
     program = task.directed(transpose(task.op, task.linearize()), count)
     task.add_cotangents(program.seeds, count)
@@ -108,11 +113,12 @@ def clone(
     opset: int | None = None,
     links: Path | None = None,
     target: str = "portable",
+    quantized: str | None = None,
 ) -> Rewritten:
     """A model that computes f(x) and the network frozen at x, f_x, on other inputs or weights.
 
     Args:
-      model, wrt, outputs, directions, given, opset, links: as for `jvp`.
+      model, wrt, outputs, directions, given, opset, links, quantized: as for `jvp`.
       layout: "split" (three streams of the tangent program), "stacked" (x, u and 0 in one tripled
         batch, the paper's), or "auto" (split, which came out ahead on most networks on a CPU;
         stacked for the target "cuda").
@@ -129,7 +135,9 @@ def clone(
     Source: Balestriero & Baraniuk 2021, §3 and App. E; its eq. 10 has the sign of x − u wrong.
     """
     layout = _layout(layout, method)
-    task = Task(model, wrt, outputs, opset=opset, links=links, target=target)
+    if quantized is not None:
+        layout = _on_reals(layout)
+    task = Task(model, wrt, outputs, opset=opset, links=links, target=target, quantized=quantized)
     count = task.count(directions)
     if layout == "auto":
         # a stack has a number of lanes
@@ -204,6 +212,15 @@ def _check_independent(task: Task) -> None:
                 f"{inner[0].name!r} is computed from another variable, so the frozen network has "
                 "no value of its own for it; choose one of them, or --emit jvp"
             )
+
+
+def _on_reals(layout: str) -> str:
+    """A stack runs the model's own nodes over its lanes, which integers cannot hold."""
+    if layout == "stacked":
+        raise UsageError(
+            "a stack of lanes cannot hold quantised values straight-through; use the layout split"
+        )
+    return "split"
 
 
 def _layout(layout: str, method: str) -> str:

@@ -24,7 +24,7 @@ class Rewritten:
     `names` maps tensors of the original to the new ones that belong to them:
     {"seeds": {"x": "x_u"}, "cotangents": {"y": "y_ct"}, "results": {"y": {"jvp": "y_jvp"}}}.
     `report` says what was done and what was left out: layout, excluded tensors with the reason,
-    nodes that cut a live path.
+    nodes that cut a live path, nodes that are differentiated through their bodies.
     """
 
     model: ir.Model

@@ -20,6 +20,7 @@ from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.opset import opset_of
 from onnxjvp.graph.parameters import is_float, variables
+from onnxjvp.graph.quantized import STRAIGHT_THROUGH, pass_straight_through
 from onnxjvp.passes.batch import batch
 from onnxjvp.passes.emit import End, emit, taken_names
 from onnxjvp.passes.linearize import Liveness, Program, linearize
@@ -42,18 +43,23 @@ class Task:
         opset: int | None = None,
         links: Path | None = None,
         target: str = "portable",
+        quantized: str | None = None,
     ) -> None:
         #: what the target likes where the caller leaves the choice
         self.likes = named(target)
         given = model.model if isinstance(model, Rewritten) else model
         self.target = target
         self.source = load(given, opset=opset, links=links)
+        self.quantized = _treatment(quantized)
+        if self.quantized is not None:
+            pass_straight_through(self.source.graph)
         self.nodes_before = len(self.source.graph)
         self.op = Ops(self.source.shapes, self.source.graph)
         self.variables = variables(self.source, wrt)
         self.outputs = _outputs(self.source.graph, outputs)
         self.excluded: dict[str, str] = {}
         self.cuts: tuple[str, ...] = ()
+        self.expanded: tuple[str, ...] = ()
         self._taken = taken_names(self.source.graph)
         self._inputs: list[End] = []
         self._results: list[End] = []
@@ -61,6 +67,8 @@ class Task:
         self.loss: dict[str, str | None] = {}
         self._loss_value: ir.Value | None = None
         self._lowered = False
+        #: how many of the model's own products run together with recorded ones
+        self.shared = 0
         self._names: dict[str, dict[str, Any]] = {"seeds": {}, "cotangents": {}, "results": {}}
 
     # -- passes --------------------------------------------------------------------------------
@@ -79,9 +87,9 @@ class Task:
 
     def keep_differentiable(self, liveness: Liveness) -> None:
         """Leave outputs without a derivative out, and remember why."""
-        self.cuts = liveness.cuts
+        self.cuts, self.expanded = liveness.cuts, liveness.expanded
         self.excluded.update(_reasons(self.outputs, liveness))
-        self.outputs = [v for v in self.outputs if v in liveness.live]
+        self.outputs = [v for v in self.outputs if v in liveness.live and is_float(v)]
         if not self.outputs:
             lines = "\n".join(f"  {name!r}: {why}" for name, why in self.excluded.items())
             raise UnsupportedOpError(f"no output has a derivative in these variables:\n{lines}")
@@ -125,15 +133,25 @@ class Task:
             )
         return dims.symbol(directions)
 
-    def lower(self, *, held: bool = False) -> None:
+    def lower(
+        self, *, held: bool = False, moved: Mapping[ir.Value, ir.Value] | None = None
+    ) -> None:
         """Turn what was recorded into the target's form, once."""
         if not self._lowered:
-            lower(self.op, self.target, held=held)
+            ends = [end.value for end in (*self._unchanged(moved or {}), *self._results)]
+            graph = None if held else self.source.graph
+            self.shared += lower(self.op, self.target, held=held, graph=graph, outputs=ends)
         self._lowered = True
+
+    def _unchanged(self, moved: Mapping[ir.Value, ir.Value]) -> list[End]:
+        """The original outputs; `moved` says which values stand for some of them now."""
+        declared = self.source.declared
+        outputs = self.source.graph.outputs
+        return [End(y.name or "", moved.get(y, y), declared.get(y.name or "")) for y in outputs]
 
     def directed(self, program: Program, count: Dim | None) -> Program:
         """The program over `count` directions at once; itself if that is None."""
-        return program if count is None else batch(self.op, program, count, self.likes.many)
+        return program if count is None else batch(self.op, program, count)
 
     # -- what is added -------------------------------------------------------------------------
 
@@ -231,7 +249,7 @@ class Task:
 
     def _declared(self, value: ir.Value, count: Dim | None) -> ir.Shape | None:
         """The model's own names for dimensions; None leaves them to be inferred."""
-        shape = self.source.declared.get(value.name or "")
+        shape = _believed(self.source.declared.get(value.name or ""), value.shape)
         if shape is None or count is None:
             return shape
         return ir.Shape((count, *shape.dims))
@@ -255,10 +273,7 @@ class Task:
           more: what else the description says.
         """
         source = self.source
-        unchanged = [
-            End(y.name or "", (moved or {}).get(y, y), source.declared.get(y.name or ""))
-            for y in source.graph.outputs
-        ]
+        self.lower(moved=moved)
         report = {
             "emit": emit_as,
             "wrt": [v.name or "" for v in self.variables],
@@ -270,18 +285,38 @@ class Task:
             "method": method,
             "directions": directions,
             "target": self.target,
+            **({} if self.quantized is None else {"quantized": self.quantized}),
+            **({"shared": self.shared} if self.shared else {}),
             **more,
         }
         description = {"version": __version__, **report, **self._names}
-        self.lower()
-        emitted = emit(source, self.op, self._inputs, [*unchanged, *self._results])
+        outputs = [*self._unchanged(moved or {}), *self._results]
+        emitted = emit(source, self.op, self._inputs, outputs)
         emitted.metadata_props[METADATA_KEY] = json.dumps(description, ensure_ascii=False)
         emitted.producer_name, emitted.producer_version = "onnxjvp", __version__
         sizes = {"nodes_before": self.nodes_before, "nodes_after": len(emitted.graph)}
         opset = opset_of(source.model)
-        return Rewritten(
-            emitted, self._names, {**report, "opset": opset, "cuts": list(self.cuts), **sizes}
+        found = {"cuts": list(self.cuts), "expanded": list(self.expanded)}
+        return Rewritten(emitted, self._names, {**report, "opset": opset, **found, **sizes})
+
+
+def _treatment(quantized: str | None) -> str | None:
+    if quantized not in (None, STRAIGHT_THROUGH):
+        raise UsageError(
+            f"unknown treatment {quantized!r} of quantised values; {STRAIGHT_THROUGH!r} is the "
+            "only one, and without it they are refused"
         )
+    return quantized
+
+
+def _believed(declared: ir.Shape | None, found: ir.Shape | None) -> ir.Shape | None:
+    """What a file declares, but for sizes that its own nodes contradict (exporters write such)."""
+    if declared is None or found is None:
+        return declared
+    if len(declared) != len(found):
+        return None
+    pairs = zip(declared.dims, found.dims, strict=True)
+    return ir.Shape([f if isinstance(d, int) and isinstance(f, int) else d for d, f in pairs])
 
 
 def _tensor(name: str, array: ArrayLike, seed: ir.Value) -> ir.TensorProtocol:
@@ -321,9 +356,11 @@ def _reasons(results: Sequence[ir.Value], liveness: Liveness) -> dict[str, str]:
     """Why an output has no derivative."""
     reasons = {}
     for value in results:
-        if value in liveness.live:
+        if value in liveness.live and is_float(value):
             continue
-        if not is_float(value):
+        if not isinstance(value.type, ir.TensorType | None):
+            reason = "it is a sequence or an optional, not a tensor"
+        elif not is_float(value):
             dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
             reason = f"its dtype is {dtype}, not a float"
         elif liveness.cuts:

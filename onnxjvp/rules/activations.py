@@ -14,11 +14,11 @@ import onnx_ir as ir
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
 from onnxjvp.graph.shapes import constant
-from onnxjvp.rules.kinds import RefusedError, Tangents
+from onnxjvp.rules.kinds import Tangents
 from onnxjvp.rules.registry import elementwise, selection, zero
 
 zero(
-    "Floor Ceil Round Sign",
+    "Floor Ceil Round Sign Hardmax",
     source="piecewise constant: derivative 0 almost everywhere",
 )
 
@@ -63,7 +63,25 @@ def abs_slope(op: Ops, region: Region) -> ir.Value:
     return op.Sign(region.operand(0))
 
 
-@elementwise("Clip", mask=True, source="ONNX Clip-13; 1 where min < y < max")
+def clip_low_mask(op: Ops, region: Region) -> ir.Value:
+    """1 where x ≤ min < max: of bounds that cross, the upper one is taken."""
+    y, low = region.outputs[0], region.operand(1)
+    below = op.LessOrEqual(y, low)
+    high = region.input(2)
+    return below if high is None else op.And(below, op.Less(low, high))
+
+
+def clip_high_mask(op: Ops, region: Region) -> ir.Value:
+    return op.GreaterOrEqual(region.outputs[0], region.operand(2))
+
+
+@elementwise(
+    "Clip",
+    clip_low_mask,
+    clip_high_mask,
+    mask=True,
+    source="ONNX Clip-13; 1 where min < y < max, and in a bound where y is that bound",
+)
 def clip_mask(op: Ops, region: Region) -> ir.Value:
     y = region.outputs[0]
     inside = []
@@ -102,6 +120,12 @@ def thresholded_relu_mask(op: Ops, region: Region) -> ir.Value:
     return op.Greater(x, op.const(region.attr_float("alpha", 1.0), like=x))
 
 
+@elementwise("Shrink", mask=True, source="ONNX Shrink-9; 1 where |x| > lambd")
+def shrink_mask(op: Ops, region: Region) -> ir.Value:
+    x, edge = region.operand(0), region.attr_float("lambd", 0.5)
+    return op.Or(op.Greater(x, op.const(edge, like=x)), op.Less(x, op.const(-edge, like=x)))
+
+
 @selection("Dropout", source="ONNX Dropout-13; one mask / (1 − ratio), shared by all lanes")
 def dropout_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
     t = tangents[0]
@@ -109,12 +133,24 @@ def dropout_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Val
     training = constant(region.input(2))
     if region.input(2) is None or (training is not None and not training.any()):
         return [t]
-    ratio = constant(region.input(1)) if region.input(1) is not None else np.array(0.5)
-    if training is None or ratio is None:
-        raise RefusedError("its training_mode or ratio is not a constant")
-    kept = 1 - float(ratio.reshape(()))
-    scaled = op.Mul(t, op.const(1 / kept if kept > 0 else 0, like=t))
+    scaled = op.Mul(t, _dropout_factor(op, region, t))
     return [op.Where(region.outputs[1], scaled, op.const(0, like=t))]
+
+
+def _dropout_factor(op: Ops, region: Region, like: ir.Value) -> ir.Value:
+    """1 / (1 − ratio) in training; 0 where nothing is kept."""
+    ratio, training = region.input(1), region.operand(2)
+    known = constant(ratio) if ratio is not None else np.array(0.5)
+    one, zero = op.const(1, like=like), op.const(0, like=like)
+    if known is not None or ratio is None:
+        assert known is not None
+        kept = 1 - float(known.reshape(()))
+        factor = op.const(1 / kept if kept > 0 else 0, like=like)
+    else:
+        share = op.Sub(one, ratio if ratio.dtype == like.dtype else op.CastLike(ratio, one))
+        some = op.Greater(share, zero)
+        factor = op.Where(some, op.Reciprocal(op.Where(some, share, one)), zero)
+    return factor if constant(training) is not None else op.Where(training, factor, one)
 
 
 # -- smooth ------------------------------------------------------------------------------------
@@ -160,16 +196,6 @@ def erf_slope(op: Ops, region: Region) -> ir.Value:
     return op.Mul(op.Exp(op.Neg(op.Mul(x, x))), op.const(2 / math.sqrt(math.pi), like=x))
 
 
-@elementwise("Sin", source="ONNX Sin-7; cos x")
-def sin_slope(op: Ops, region: Region) -> ir.Value:
-    return op.Cos(region.operand(0))
-
-
-@elementwise("Cos", source="ONNX Cos-7; −sin x")
-def cos_slope(op: Ops, region: Region) -> ir.Value:
-    return op.Neg(op.Sin(region.operand(0)))
-
-
 @elementwise("Softplus", source="ONNX Softplus-1; sigmoid x")
 def softplus_slope(op: Ops, region: Region) -> ir.Value:
     return op.Sigmoid(region.operand(0))
@@ -198,12 +224,37 @@ def selu_slope(op: Ops, region: Region) -> ir.Value:
     return op.Where(op.Greater(x, op.const(0, like=x)), op.const(gamma, like=x), below)
 
 
+@elementwise("Celu", source="ONNX Celu-12; 1 where x > 0, else exp(x/alpha) = y/alpha + 1")
+def celu_slope(op: Ops, region: Region) -> ir.Value:
+    x, y = region.operand(0), region.outputs[0]
+    one = op.const(1, like=y)
+    below = op.Add(op.Mul(y, op.const(1 / region.attr_float("alpha", 1.0), like=y)), one)
+    return op.Where(op.Greater(x, op.const(0, like=x)), one, below)
+
+
+@elementwise("Mish", source="ONNX Mish-18; w + x (1 − w²) σ, w = tanh(softplus x)")
+def mish_slope(op: Ops, region: Region) -> ir.Value:
+    x = region.operand(0)
+    w = op.Tanh(op.Softplus(x))
+    bend = op.Mul(op.Sub(op.const(1, like=x), op.Mul(w, w)), op.Sigmoid(x))
+    return op.Add(w, op.Mul(x, bend))
+
+
 @elementwise("SiLU", source="region x·Sigmoid(x); σ + y (1 − σ)")
 def silu_slope(op: Ops, region: Region) -> ir.Value:
-    x, y = region.operand(0), region.outputs[0]
     # σ is computed again beside the primal, whose Sigmoid·Mul the runtime fuses
-    gate = op.Sigmoid(x)
-    return op.Add(gate, op.Mul(y, op.Sub(op.const(1, like=x), gate)))
+    return _swish_slope(op, region.operand(0), region.outputs[0], 1.0)
+
+
+@elementwise("Swish", source="ONNX Swish-24; σ + alpha y (1 − σ), σ = sigmoid(alpha x)")
+def swish_slope(op: Ops, region: Region) -> ir.Value:
+    return _swish_slope(op, region.operand(0), region.outputs[0], region.attr_float("alpha", 1.0))
+
+
+def _swish_slope(op: Ops, x: ir.Value, y: ir.Value, alpha: float) -> ir.Value:
+    gate = op.Sigmoid(x if alpha == 1 else op.Mul(x, op.const(alpha, like=x)))
+    scaled = y if alpha == 1 else op.Mul(y, op.const(alpha, like=y))
+    return op.Add(gate, op.Mul(scaled, op.Sub(op.const(1, like=x), gate)))
 
 
 @elementwise("Gelu", source="ONNX Gelu-20, or written out; Φ(x) + x φ(x), or of the tanh form")

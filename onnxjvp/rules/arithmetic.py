@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from onnxjvp.graph.ops import Ops, rank
+from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
-from onnxjvp.graph.shapes import constant
-from onnxjvp.rules.kinds import RefusedError, Tangents
+from onnxjvp.rules.kinds import Tangents
 from onnxjvp.rules.registry import linear, linear_push, pushed, selection
 
 linear("Neg Identity Cast", source="linear in X")
@@ -52,6 +51,17 @@ def div_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value |
     if denominator is not None:
         parts.append(op.Neg(op.Mul(y, denominator)))
     return [op.expand_to(op.Div(op.add_all(parts), divisor), y)]
+
+
+@pushed("Mod", args=(0, 1), source="ONNX Mod-13; ȧ − q ḃ, q the integral quotient (a − y)/b")
+def mod_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
+    (a, b), y = region.inputs, region.outputs[0]
+    a_t, b_t = tangents
+    parts = [] if a_t is None else [a_t]
+    if b_t is not None:
+        quotient = op.Round(op.Div(op.Sub(a, y), b))
+        parts.append(op.Neg(op.Mul(quotient, b_t)))
+    return [op.expand_to(op.add_all(parts), y)]
 
 
 @linear_push("Where", terms=((1,), (2,)), source="ONNX Where-16; linear in both branches")
@@ -124,11 +134,30 @@ def min_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value |
 
 @pushed("Softmax", source="ONNX Softmax-13; y (t − Σ y t)")
 def softmax_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    (t,), y = tangents, region.outputs[0]
+    (t,), y = tangents, _with_empty_rows(op, region.outputs[0])
     assert t is not None
     scaled = op.Mul(y, t)
     total = op.ReduceSum(scaled, op.ints([region.attr_int("axis", -1)]), keepdims=1)
     return [op.Sub(scaled, op.Mul(y, total))]
+
+
+def _with_empty_rows(op: Ops, y: ir.Value) -> ir.Value:
+    """Zeros in rows of −inf alone, where a model puts something else in place of their NaN.
+
+    The Where that does so gives them cotangents of zero, and zero times NaN is NaN.
+    """
+    if not any(kind in ("Where", "IsNaN") for kind in _readers(y)):
+        return y
+    return op.Where(op.IsNaN(y), op.const(0, like=y), y)
+
+
+def _readers(value: ir.Value) -> Iterator[str]:
+    """Operators that read a value, or a copy of it."""
+    for node in value.consumers():
+        if node.op_type in ("Cast", "CastLike", "Identity"):
+            yield from _readers(node.outputs[0])
+        else:
+            yield node.op_type
 
 
 @pushed("LogSoftmax", source="ONNX LogSoftmax-13; t − Σ softmax(x) t")
@@ -137,86 +166,3 @@ def log_softmax_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir
     assert t is not None
     axis = op.ints([region.attr_int("axis", -1)])
     return [op.Sub(t, op.ReduceSum(op.Mul(op.Exp(y), t), axis, keepdims=1))]
-
-
-# -- reductions --------------------------------------------------------------------------------
-
-linear("ReduceSum ReduceMean", source="ONNX ReduceSum-13, ReduceMean-18; linear in X")
-
-
-@selection("ReduceMax ReduceMin", source="ONNX ReduceMax-18; the first extreme element")
-def reduce_extreme_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    x, y, t = region.operand(0), region.outputs[0], tangents[0]
-    assert t is not None
-    n = rank(x)
-    axes = _axes(region, n)
-    if not axes:
-        return [t]
-    # bring the reduced axes to the end and flatten them: one arg-extreme, one gather
-    kept = [i for i in range(n) if i not in axes]
-    perm = [*kept, *axes]
-    tail = op.count(x, axes)
-    target = op.Concat(op.sizes(x, kept), tail, axis=0) if kept else tail
-
-    def flat(value: ir.Value) -> ir.Value:
-        moved = op.Transpose(value, perm=perm) if perm != list(range(n)) else value
-        return op.Reshape(moved, target, allowzero=1) if len(axes) > 1 or not kept else moved
-
-    arg = "ArgMax" if region.op_type == "ReduceMax" else "ArgMin"
-    where = op.emit(arg, (flat(x),), {"axis": len(kept), "keepdims": 1})[0]
-    taken = op.GatherElements(flat(t), where, axis=len(kept))
-    return [op.Reshape(taken, op.shape_of(y), allowzero=1)]
-
-
-def _axes(region: Region, n: int) -> list[int]:
-    operand = region.input(1)
-    array = constant(operand) if operand is not None else None
-    if operand is not None and array is None:
-        raise RefusedError("its axes are not a constant")
-    axes = [] if array is None else [int(a) % n for a in array.reshape(-1)]
-    if not axes and not region.attr_int("noop_with_empty_axes", 0):
-        axes = list(range(n))
-    return sorted(axes)
-
-
-@pushed("ReduceL2", source="ONNX ReduceL2-18; Σ x t / y, 0 where y = 0")
-def reduce_l2_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    x, y, t = region.operand(0), region.outputs[0], tangents[0]
-    assert t is not None
-    attributes = dict(region.attributes)
-    zero = op.const(0, like=y)
-    safe = op.Where(op.Equal(y, zero), op.const(1, like=y), y)
-    dot = op.emit("ReduceSum", (op.Mul(x, t), *region.inputs[1:]), attributes)[0]
-    dot.shape = y.shape
-    return [op.Div(dot, safe)]
-
-
-@pushed("ReduceSumSquare", source="ONNX ReduceSumSquare-18; 2 Σ x t")
-def reduce_sum_square_push(
-    op: Ops, region: Region, tangents: Tangents
-) -> Sequence[ir.Value | None]:
-    x, t = region.operand(0), tangents[0]
-    assert t is not None
-    attributes = dict(region.attributes)
-    product = op.Mul(op.Mul(x, op.const(2, like=x)), t)
-    return [op.emit("ReduceSum", (product, *region.inputs[1:]), attributes)[0]]
-
-
-@pushed("ReduceL1", source="ONNX ReduceL1-18; Σ sign(x) t")
-def reduce_l1_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    x, t = region.operand(0), tangents[0]
-    assert t is not None
-    attributes = dict(region.attributes)
-    return [op.emit("ReduceSum", (op.Mul(op.Sign(x), t), *region.inputs[1:]), attributes)[0]]
-
-
-@pushed("ReduceLogSumExp", source="ONNX ReduceLogSumExp-18; Σ exp(x − y) t")
-def reduce_log_sum_exp_push(
-    op: Ops, region: Region, tangents: Tangents
-) -> Sequence[ir.Value | None]:
-    x, t = region.operand(0), tangents[0]
-    assert t is not None
-    kept = op.ReduceLogSumExp(*region.inputs, **{**region.attributes, "keepdims": 1})
-    weights = op.Exp(op.Sub(x, kept))
-    attributes = dict(region.attributes)
-    return [op.emit("ReduceSum", (op.Mul(weights, t), *region.inputs[1:]), attributes)[0]]

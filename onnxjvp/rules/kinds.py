@@ -95,7 +95,28 @@ class Pushed:
     source: str
 
 
-Rule = Zero | Linear | Elementwise | Selection | Pushed
+@dataclass(frozen=True)
+class Function:
+    """No rule of its own: a function of other operators, whose rules apply in its body."""
+
+    source: str
+    args: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class StraightThrough:
+    """Rounds, or computes on what was rounded: the derivative is zero almost everywhere.
+
+    `push` gives that of the straight-through estimator, for those who ask for it. The tangent of an
+    integer is a float32, in units of the integer.
+    """
+
+    push: Push
+    args: tuple[int, ...] | None
+    source: str
+
+
+Rule = Zero | Linear | Elementwise | Selection | Pushed | Function | StraightThrough
 
 #: What a user reads for each kind.
 KIND_NAMES: dict[type, str] = {
@@ -104,6 +125,8 @@ KIND_NAMES: dict[type, str] = {
     Elementwise: "elementwise",
     Selection: "selection",
     Pushed: "push",
+    Function: "function",
+    StraightThrough: "straight-through",
 }
 
 

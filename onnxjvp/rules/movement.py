@@ -18,7 +18,8 @@ linear(
 )
 
 zero(
-    "Shape Size ConstantOfShape EyeLike RandomNormalLike RandomUniformLike ArgMax ArgMin NonZero",
+    """Shape Size ConstantOfShape EyeLike Bernoulli RandomNormalLike RandomUniformLike ArgMax ArgMin
+    NonZero""",
     source="does not depend on the values of its input, or only piecewise constantly",
 )
 
@@ -44,17 +45,10 @@ def resize_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Valu
     return op.like(region.node, [tangents[0], *region.inputs[1:]], extrapolation_value=None)
 
 
-def _unless_it_adds(region: Region) -> str | None:
-    reduction = region.attr_string("reduction", "none")
-    linear = reduction in ("none", "add")
-    return None if linear else f"with reduction {reduction!r} it is not linear"
-
-
 @linear_push(
     "ScatterElements ScatterND",
     terms=((0,), (2,)),
-    refuse=_unless_it_adds,
-    source="ONNX ScatterND-18; linear in both, where the reduction is none or add",
+    source="ONNX ScatterND-18; linear in both, where the reduction is none or adds",
 )
 def scatter_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
     data, indices, updates = region.inputs

@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
+from onnxjvp.graph.functions import has_body
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import (
     Elementwise,
+    Function,
     Linear,
     Push,
     Pushed,
     Rule,
     Selection,
     Slope,
+    StraightThrough,
     Tangents,
     Zero,
 )
@@ -23,8 +26,12 @@ from onnxjvp.rules.kinds import (
 RULES: dict[str, Rule] = {}
 
 
+#: what applies to operators that have no rule, and a body
+BY_BODY = Function("the rules of the operators in its body: onnxjvp/graph/functions")
+
+
 def rule_for(region: Region) -> Rule | None:
-    return RULES.get(region.label)
+    return RULES.get(region.label) or (BY_BODY if has_body(region) else None)
 
 
 def register(names: str, rule: Rule) -> None:
@@ -104,6 +111,44 @@ def pushed(
         return push
 
     return decorate
+
+
+def straight_through(
+    names: str, *, args: tuple[int, ...] | None = (0,), source: str
+) -> Callable[[Push], Push]:
+    """Operators that round, or compute on integers that stand for reals."""
+
+    def decorate(push: Push) -> Push:
+        register(names, StraightThrough(push, args, source))
+        return push
+
+    return decorate
+
+
+def tangents_of(
+    op: Ops, rule: Rule, region: Region, tangents: Tangents
+) -> Sequence[ir.Value | None]:
+    """What a rule makes of tangents: a tangent per output, those at the end left out if zero."""
+    match rule:
+        case Zero():
+            return []
+        case Elementwise(slopes=slopes, mask=mask):
+            parts = [
+                _scale(op, slope(op, region), tangent, mask)
+                for slope, tangent in zip(slopes, tangents, strict=False)
+                if tangent is not None
+            ]
+            return [op.add_all(parts)]
+        case Linear(push=by) | Selection(push=by) | Pushed(push=by) | StraightThrough(push=by):
+            return by(op, region, tangents)
+        case Function():
+            raise AssertionError("passes/linearize.py opens bodies")
+
+
+def _scale(op: Ops, slope: ir.Value, tangent: ir.Value, mask: bool) -> ir.Value:
+    if mask:
+        return op.Where(slope, tangent, op.const(0, like=tangent))
+    return op.Mul(slope, tangent)
 
 
 def _by_same_node(terms: tuple[tuple[int, ...], ...]) -> Push:

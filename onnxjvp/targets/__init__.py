@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
-from onnxjvp.targets import cpu
+from onnxjvp.targets import cpu, dense
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class Target:
     lower: Callable[[Ops, bool], None]
     #: of a clone
     layout: str = "split"
-    #: of many directions: "fold", or "auto" (see `passes.batch.cheapest`)
-    many: str = "auto"
+    #: whether products with one large weight run as one, those of the model itself among them
+    shares: bool = False
 
 
 def _as_it_is(op: Ops, held: bool) -> None:
@@ -30,22 +30,39 @@ def _as_it_is(op: Ops, held: bool) -> None:
 
 TARGETS = {
     "portable": Target(_as_it_is),
-    "cpu": Target(cpu.lower),
+    "cpu": Target(cpu.lower, shares=True),
     # a GPU is fed by large tensors, and has no layout that folding would leave
-    "cuda": Target(_as_it_is, layout="stacked", many="fold"),
+    "cuda": Target(_as_it_is, layout="stacked"),
 }
 
 
-def lower(op: Ops, target: str, *, held: bool = False) -> None:
-    """Rewrite what was recorded for a target; the model's own nodes stay as they are.
+def lower(
+    op: Ops,
+    target: str,
+    *,
+    held: bool = False,
+    graph: ir.Graph | None = None,
+    outputs: Collection[ir.Value] = (),
+) -> int:
+    """Rewrite what was recorded for a target.
 
     Args:
       held: residuals are computed once and held for many products: what counts is the products.
+      graph: the model, where its own products may change too (see `dense.share`). It can then
+        read what was recorded, and wants sorting.
+      outputs: all that is read of the model and of what was recorded.
+    Returns:
+      how many of the model's own nodes were changed, so that f(x) is the same to rounding only.
     Raises:
       UsageError: no such target.
     """
-    named(target).lower(op, held)
+    chosen = named(target)
+    chosen.lower(op, held)
+    changed = 0
+    if chosen.shares and graph is not None:
+        changed = dense.share(op, graph, outputs)
     op.nodes[:] = in_order(op.nodes, op.linear)
+    return changed
 
 
 def in_order(nodes: Sequence[ir.Node], linear: Collection[ir.Value]) -> list[ir.Node]:

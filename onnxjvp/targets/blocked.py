@@ -25,6 +25,22 @@ def step(op: Ops, value: ir.Value) -> ir.Value:
     return op.HardSigmoid(value, alpha=STEEP, beta=0.0)
 
 
+def beyond(op: Ops, value: ir.Value, bound: float, side: int) -> ir.Value | None:
+    """1 where the value is above (side 1) or below (side -1) a bound, else 0.
+
+    The slope is a power of two, so that nothing is rounded near the bound, and makes 1 of the next
+    number behind it. None where that is too steep for float32, at bounds close to 0 but not 0.
+    """
+    edge = np.float32(bound)
+    slope = STEEP
+    if edge != 0:
+        following = np.nextafter(edge, np.float32(side * np.inf))
+        slope = float(2.0 ** np.ceil(-np.log2(abs(float(following) - float(edge)))))
+        if not slope < STEEP:
+            return None
+    return op.HardSigmoid(value, alpha=side * slope, beta=-side * slope * float(edge))
+
+
 def is_image(value: ir.Value | None) -> bool:
     """Whether a value can be blocked."""
     if value is None or rank(value) != 4 or value.dtype != ir.DataType.FLOAT:

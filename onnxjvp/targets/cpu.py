@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
 from onnxjvp.graph.ops import Ops, rank, same_shape
 from onnxjvp.graph.shapes import constant
 from onnxjvp.targets import strided
-from onnxjvp.targets.blocked import blocked, is_image, is_number, step
+from onnxjvp.targets.blocked import beyond, blocked, is_image, is_number
+from onnxjvp.targets.nodes import become, change
 from onnxjvp.targets.pools import Selections, taken_by
+
+#: a value, a number, and 1 or -1: the value is above it, or below
+Bounds = tuple[tuple[ir.Value, float, int], ...]
 
 
 def lower(op: Ops, held: bool) -> None:
@@ -31,7 +33,7 @@ class _Lowering:
     def __init__(self, op: Ops, held: bool) -> None:
         self.op = op
         self.held = held
-        self.steps: dict[ir.Value, ir.Value] = {}
+        self.steps: dict[Bounds, ir.Value] = {}
         #: recorded value → what is read in its place from here on
         self.moved: dict[ir.Value, ir.Value] = {}
         #: a factor per channel, and the same with a node of its own
@@ -57,7 +59,7 @@ class _Lowering:
             or _repeated(op, node)
         )
         if made is not None:
-            _become(node, op.nodes.pop())
+            become(node, op.nodes.pop())
             op.nodes.append(node)
             return
         op.nodes.append(node)
@@ -66,32 +68,45 @@ class _Lowering:
             self.moved[node.outputs[0]] = blocked(op, node.outputs[0])
 
     def _factor(self, node: ir.Node) -> None:
-        """Where(y > 0, t, 0) → step(y) · t."""
+        """Where(y > 0, t, 0) → step(y) · t, and the same with other bounds, or two of them."""
         op = self.op
         mask, tangent, other = node.inputs
-        made = None if mask is None else mask.producer()
-        if made is None or made.op_type != "Greater" or tangent is None:
+        if mask is None or tangent is None or not is_number(other, 0):
             return
-        y, bound = made.inputs
+        bounds = _bounds(mask)
+        y = bounds[0][0] if bounds else None
         if y is None or y.dtype != ir.DataType.FLOAT:
             return
-        if not (is_number(bound, 0) and is_number(other, 0)):
-            return
-        if not same_shape(y, tangent):
+        many = dims.of(tangent)[1:] == dims.of(y)  # directions on an axis of their own
+        if not many and not same_shape(y, tangent):
             if not is_image(y) or rank(tangent) != rank(y):
                 return
             tangent = blocked(op, _expanded(op, tangent, y))
-        if y not in self.steps:
-            self.steps[y] = step(op, y)
-        factor = self.steps[y]
-        if mask is not None and len(mask.uses()) > 1:
+        factor = self._step(bounds)
+        if factor is None:
+            return
+        if many or len(mask.uses()) > 1:
             factor, tangent = self._shared(factor, tangent)
-        _change(node, "Mul", [factor, tangent])
+        change(node, "Mul", [factor, tangent])
+
+    def _step(self, bounds: Bounds) -> ir.Value | None:
+        """1 where all of the bounds hold, else 0."""
+        if bounds not in self.steps:
+            parts = [beyond(self.op, y, bound, side) for y, bound, side in bounds]
+            known = [part for part in parts if part is not None]
+            if len(known) < len(parts):
+                return None
+            self.steps[bounds] = known[0] if len(known) == 1 else self.op.Mul(*known)
+        return self.steps[bounds]
 
     def _shared(self, mask: ir.Value, tangent: ir.Value) -> tuple[ir.Value, ir.Value]:
         """step · (factor · t) → (factor · step) · t, which many tangents share."""
-        norm = tangent.producer()
-        if norm is None or not _is_factor(norm) or len(tangent.uses()) > 1:
+        view = tangent.producer()
+        folded = tangent
+        if view is not None and view.op_type == "Reshape" and view.inputs[0] is not None:
+            folded = view.inputs[0]
+        norm = folded.producer()
+        if norm is None or not _is_factor(norm) or len(folded.uses()) > 1:
             return mask, tangent
         (before, *factor) = norm.inputs
         assert before is not None
@@ -101,7 +116,11 @@ class _Lowering:
         key = (mask, *factor)
         if key not in self.scaled:
             self.scaled[key] = self.op.like(norm, [mask, *factor])[0]
-        return self.scaled[key], before
+        if view is None or folded is tangent:
+            return self.scaled[key], before
+        (unfolded,) = self.op.like(view, [before, *view.inputs[1:]])
+        unfolded.shape = tangent.shape
+        return self.scaled[key], unfolded
 
     def _gate(self, node: ir.Node) -> None:
         """A product of an image's tangent with a gate per channel, outside the blocked layout.
@@ -127,7 +146,8 @@ class _Lowering:
         if made is None or pushed is None:
             return False
         if pushed.op_type == "Mul":
-            return x in self.steps and self.steps[x] is pushed.inputs[0] and made.op_type == "Relu"
+            step = self.steps.get(((x, 0.0, 1),))
+            return step is not None and step is pushed.inputs[0] and made.op_type == "Relu"
         if made.op_type == pushed.op_type == "Concat":
             pairs = zip(made.inputs, pushed.inputs, strict=False)
             return len(made.inputs) == len(pushed.inputs) and all(
@@ -136,21 +156,21 @@ class _Lowering:
         return False
 
 
-def _become(node: ir.Node, other: ir.Node) -> None:
-    """Compute what another node does, which is not needed any more; its readers stay."""
-    _change(node, other.op_type, other.inputs)
-    node.attributes.update(other.attributes)
-    other.resize_inputs(0)
-
-
-def _change(node: ir.Node, op_type: str, inputs: Sequence[ir.Value | None]) -> None:
-    operands = list(inputs)
-    for name in list(node.attributes):
-        del node.attributes[name]
-    node.op_type = op_type
-    node.resize_inputs(len(operands))
-    for i, value in enumerate(operands):
-        node.replace_input_with(i, value)
+def _bounds(mask: ir.Value) -> Bounds:
+    """What a mask says of one value, between constants; empty where it says anything else."""
+    made = mask.producer()
+    if made is None:
+        return ()
+    if made.op_type == "And":
+        low, high = (_bounds(v) if v is not None else () for v in made.inputs)
+        same = len(low) == len(high) == 1 and low[0][0] is high[0][0]
+        return (*low, *high) if same else ()
+    side = {"Greater": 1, "Less": -1}.get(made.op_type)
+    value, limit = made.inputs if side else (None, None)
+    number = constant(limit)
+    if side is None or value is None or number is None or number.size != 1:
+        return ()
+    return ((value, float(number.reshape(())), side),)
 
 
 def _is_factor(norm: ir.Node) -> bool:
@@ -205,6 +225,6 @@ def _complement(node: ir.Node) -> None:
         return
     if gate is None or gate.dtype != ir.DataType.FLOAT:
         return
-    _change(node, "HardSigmoid", [gate])
+    change(node, "HardSigmoid", [gate])
     node.attributes["alpha"] = ir.AttrFloat32("alpha", -1.0)
     node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)

@@ -58,6 +58,8 @@ class Contract:
     loss: str | None
     loss_of: str | None
     raised_from: int | None
+    #: whether products of the original run together with others, so that f(x) is rounded otherwise
+    shared: bool
 
     @classmethod
     def read(cls, model: ir.Model, original: ir.Model) -> Contract:
@@ -82,6 +84,12 @@ class Contract:
                     f"This version cannot check what the rewritten model computes ({emit!r}); it "
                     f"knows {', '.join(FORMS)}. Use the version that wrote the file."
                 )
+            if data.get("quantized") is not None:
+                raise UsageError(
+                    "The rewritten model passes rounding over (--quantized straight-through): it "
+                    "is not the derivative that differences of the original have, which is zero "
+                    "almost everywhere. Verify that of the model before it was quantised."
+                )
             results = {name: dict(forms) for name, forms in data["results"].items()}
             hessian = emit == "hvp"
             grads = {x: forms.pop("grad") for x, forms in results.items()} if hessian else {}
@@ -100,6 +108,7 @@ class Contract:
                 loss=data.get("loss"),
                 loss_of=data.get("loss_of"),
                 raised_from=data.get("raised_from"),
+                shared=bool(data.get("shared")),
             )
             contract._check_whole()
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -152,18 +152,6 @@ def test_blocks_change_nothing(size: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert operator.single is None
 
 
-def test_large_convolutions_run_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(MODELS / "digits_cnn.onnx")
-    folded, x = jacobian_operator(path, trained_point(path)), trained_point(path)
-    columns = np.eye(folded.shape[1])[:, :5]
-    want = folded @ columns
-    assert folded.single is None
-    monkeypatch.setattr(maps, "HEAVY_BYTES", 0)
-    operator = jacobian_operator(path, x)
-    assert_close(operator @ columns, want, TOLERANCES["float32"], "J")
-    assert "residuals" in operator.single
-
-
 def test_what_refuses_many_directions_runs_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     linearize = maps.linearize
 

@@ -124,7 +124,7 @@ def test_a_form_that_cannot_be_made_is_listed() -> None:
 def test_if_none_can_be_made_the_reason_is_raised(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="imagee"):
         bench(CNN, wrt=["imagee"], rounds=1)
-    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[3, 3] x) => (float y) {y = Det(x)}'
+    text = '<ir_version: 8, opset_import: ["" : 18]> g (float[40, 40] x) => (float y) {y = Det(x)}'
     with pytest.raises(UnsupportedOpError, match="Det"):
         bench(saved(tmp_path, text), rounds=1)
 

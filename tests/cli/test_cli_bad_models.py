@@ -212,7 +212,7 @@ def test_all_unsupported_operators_are_listed(refused: Refused, tmp_path: Path) 
         helper.make_node("Det", ["x"], ["d"], name="determinant"),
         helper.make_node("Add", ["a", "d"], ["y"], name="add"),
     ]
-    square = [value(name, 1, [3, 3]) for name in "xya"]
+    square = [value(name, 1, [40, 40]) for name in "xya"]
     model = model_of(nodes, inputs=square[:1], outputs=square[1:2], domains=["acme"])
     model.graph.value_info.append(square[2])
     words = ["2 node(s)", "acme::Frobnicate", "'frob'", "Det", "'determinant'", "'x'", "--wrt"]

@@ -72,7 +72,7 @@ def test_refused(refused: Refused, tmp_path: Path) -> None:
     refused(2, ["sideways", "stacked"], "bench", CNN, "--only", "sideways")
     refused(2, ["twice"], "bench", CNN, "--only", "jvp", "--only", "jvp")
     refused(2, ["tpu", "cpu"], "bench", CNN, "--provider", "tpu")
-    square = [helper.make_tensor_value_info("x", 1, [3, 3])]
+    square = [helper.make_tensor_value_info("x", 1, [40, 40])]
     scalar = [helper.make_tensor_value_info("y", 1, [])]
     node = helper.make_node("Det", ["x"], ["y"], name="det")
     path = save(tmp_path, model_of([node], inputs=square, outputs=scalar))

@@ -8,6 +8,7 @@ import numpy as np
 from helpers import Array, ints, weights
 
 _IMAGE = {"x": ("N", 4, 5, 6)}
+_IMAGES = weights(2, 3, 4, 5)
 _STATS = {"mean": weights(4, seed=1), "var": 0.5 + np.abs(weights(4, seed=2))}
 #: name → body, inputs, parameters, those that are variables
 PARAMETERS: dict[str, tuple[str, dict[str, Any], dict[str, Array], list[str]]] = {
@@ -229,7 +230,44 @@ NODES: dict[str, tuple[str, dict[str, Array], dict[str, Array]]] = {
         {"w": weights(2, 3)},
     ),
     "type of another": ("CastLike(a, w)", {"a": _ROWS}, {"w": np.zeros(1, np.float32)}),
+    "chosen rows": ("Compress<axis=0>(a, c)", {"a": _ROWS}, {"c": np.array([True, False])}),
+    "chosen columns": (
+        "Compress<axis=-1>(a, c)",
+        {"a": _ROWS},
+        {"c": np.array([False, True, True])},
+    ),
+    "chosen elements": ("Compress(a, c)", {"a": _ROWS}, {"c": np.array([True, False, True])}),
+    "sum over axes, if any": (
+        "ReduceSum<keepdims=1>(a, p)",
+        {"a": _ROWS},
+        {"p": ints()},
+    ),
     "sum of a number": ("ReduceSum(a)", {"a": np.array(3.0)}, {}),
     "split": ("Split<axis=0, num_outputs=2>(a)", {"a": _ROWS}, {}),
     "join": ("Concat<axis=0>(a, w, b)", {"a": _ROWS, "b": weights(1, 3)}, {"w": np.zeros((2, 3))}),
+    "sampled images": ("GridSample(a, g)", {"a": _IMAGES}, {"g": np.tanh(weights(2, 3, 2, 2))}),
+    "regions": (
+        "RoiAlign<output_height=2, output_width=3, sampling_ratio=2>(a, r, p)",
+        {"a": _IMAGES},
+        {"r": np.array([[0.5, 0.0, 3.0, 3.5], [1.0, 1.0, 3.5, 2.0]]), "p": ints(1, 0)},
+    ),
+    "blocks put together": (
+        "Col2Im<strides=[1, 2]>(a, p, q)",
+        {"a": weights(2, 8, 4)},
+        {"p": ints(3, 4), "q": ints(2, 2)},
+    ),
+    "centre of columns": ("CenterCropPad<axes=[1, -1]>(a, p)", {"a": _MORE}, {"p": ints(6, 1)}),
+    "centre of rows": ("CenterCropPad<axes=[0]>(a, p)", {"a": _ROWS}, {"p": ints(7)}),
+    "spectrum": ("DFT<axis=1, onesided=1>(a)", {"a": weights(2, 5, 1)}, {}),
+    "spectrum of columns": ("DFT<axis=-2>(a)", {"a": weights(3, 4, 2)}, {}),
+    "spectra of frames": (
+        "STFT<onesided=1>(a, p, w)",
+        {"a": weights(2, 9, 1)},
+        {"p": np.array(2), "w": weights(4)},
+    ),
+    "pool undone": (
+        "MaxUnpool<kernel_shape=[2, 2], strides=[2, 2]>(a, p)",
+        {"a": weights(1, 2, 2, 2)},
+        {"p": ints(0, 3, 13, 14, 16, 23, 25, 31).reshape(1, 2, 2, 2)},
+    ),
 }

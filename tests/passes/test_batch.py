@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from cases import CASES
+from cases import CURRENT
 from cases_batch import NODES, PARAMETERS
 from helpers import (
     RUNTIME_FAILURE,
@@ -21,7 +21,6 @@ from helpers import (
     assert_close,
     build,
     double,
-    ints,
     ort,
     weights,
 )
@@ -32,10 +31,11 @@ from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.load import load
 from onnxjvp.graph.ops import Ops
-from onnxjvp.passes.batch import MOST_UNROLLED, batch, cheapest
+from onnxjvp.passes.batch import batch
 from onnxjvp.passes.emit import End, emit
 from onnxjvp.passes.linearize import Program, is_float, linearize, program_of
 from onnxjvp.passes.transpose import transpose
+from onnxjvp.rules.leading.table import LEADING
 
 COUNT = 3
 EXACT = 1e-9
@@ -117,14 +117,25 @@ def _check_together(
                 assert_close(got[name], want, EXACT, f"{form}, K={k}: {name}")
 
 
-every_case = pytest.mark.parametrize("case", CASES, ids=str)
+every_case = pytest.mark.parametrize("case", CURRENT, ids=str)
+dynamic_case = pytest.mark.parametrize("case", [c for c in CURRENT if not c.no_dynamic], ids=str)
+
+
+def _forms(case: OpCase) -> dict[str, tuple[Any, str]]:
+    return {form: how for form, how in FORMS.items() if not (case.no_dynamic and how[0] == K)}
+
+
+@pytest.mark.parametrize("case", [c for c in CURRENT if c.no_dynamic], ids=str)
+def test_a_dynamic_number_that_is_exempt_is_refused(case: OpCase) -> None:
+    with pytest.raises(UnsupportedOpError, match="one direction at a time"):
+        batched(case.model(), K, outputs=case.differentiable)
 
 
 @every_case
 def test_directions_together_are_the_directions_one_by_one(case: OpCase) -> None:
     directions = [case.direction(seed) for seed in range(COUNT)]
     model, outputs = case.model(), case.differentiable
-    made = {form: batched(model, *how, outputs=outputs) for form, how in FORMS.items()}
+    made = {form: batched(model, *how, outputs=outputs) for form, how in _forms(case).items()}
     single = batched(model, outputs=outputs)
     _check_together(made, single, case.run, case.point(), directions)
 
@@ -138,11 +149,12 @@ def test_cotangents_together_are_the_cotangents_one_by_one(case: OpCase) -> None
         for _ in range(COUNT)
     ]
     single = batched(model, outputs=outputs, pull=True)
-    made = {form: batched(model, *how, outputs=outputs, pull=True) for form, how in FORMS.items()}
+    forms = _forms(case).items()
+    made = {form: batched(model, *how, outputs=outputs, pull=True) for form, how in forms}
     _check_together(made, single, case.run, x, directions)
 
 
-@every_case
+@dynamic_case
 @pytest.mark.parametrize("pull", [False, True], ids=["tangents", "cotangents"])
 def test_a_dynamic_number_of_directions_runs_in_float32(case: OpCase, pull: bool) -> None:
     if case.no_runtime or case.evaluated:
@@ -171,10 +183,12 @@ def _in_float32(values: Values) -> Values:
     return {k: v.astype("float32") if v.dtype.kind == "f" else v for k, v in values.items()}
 
 
-@every_case
+@dynamic_case
 def test_no_directions_give_an_empty_result(case: OpCase) -> None:
     if case.no_runtime or case.evaluated:
         pytest.skip("onnxruntime cannot run it")
+    if "Einsum" in case.body:
+        pytest.skip("onnxruntime's Einsum divides by the size of an empty batch: the process ends")
     original = case.model("float32")
     x, u = _in_float32(case.point()), _in_float32(case.direction())
     made = batched(original, K, outputs=case.differentiable)
@@ -276,35 +290,12 @@ def _program(body: str, inputs: Mapping[str, Any], **params: Array) -> tuple[Ops
     return op, _itself(source.graph, op, names)
 
 
-def test_programs_with_windows_are_unrolled_and_others_folded() -> None:
-    _, windows = _program("y = Conv(x, w)", {"x": (1, 2, 5)}, w=weights(3, 2, 2))
-    _, products = _program("y = MatMul(x, w)", {"x": (2, 5)}, w=weights(5, 3))
-    assert [cheapest(windows, k) for k in (1, 2, MOST_UNROLLED)] == ["unroll", "mix", "mix"]
-    assert [cheapest(windows, k) for k in (MOST_UNROLLED + 1, K)] == ["fold"] * 2
-    assert [cheapest(products, k) for k in (1, 2, 500, K)] == ["unroll", "fold", "fold", "fold"]
-
-
-@pytest.mark.parametrize("most", [0, 1 << 15])
-def test_windows_are_unrolled_up_to_the_next_product(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("onnxjvp.passes.batch.MOST_FOLDED", most)
-    body = """
-a = Conv<pads=[1, 1]>(x, v)
-b = Tanh(a)
-c = MatMul(b, w)
-d = Sin(c)
-e = Conv<pads=[1, 1]>(d, v)
-y = Mul(e, b)
-"""
-    model = build(body, {"x": ("N", 2, 5)}, {"v": weights(2, 2, 3), "w": weights(5, 5)})
-    made = {how: batched(model, COUNT, how) for how in ("fold", "unroll", "mix")}
-    mixed = [node.op_type for node in made["mix"].proto.graph.node]
-    assert mixed.count("Conv") == 2 + 2 * (1 if most else COUNT)
-    assert mixed.count("MatMul") == 1 + 1
-    x = {"x": weights(2, 2, 5, seed=3)}
-    directions = [{"x": weights(2, 2, 5, seed=4 + k)} for k in range(COUNT)]
-    _check_together(made, batched(model), double, x, directions)
+def test_one_direction_is_unrolled_and_more_are_folded() -> None:
+    op, program = _program("y = Conv(x, w)", {"x": (1, 2, 5)}, w=weights(3, 2, 2))
+    nodes = {k: [n.op_type for n in batch(op, program, k).nodes] for k in (1, 500, K)}
+    assert all(types.count("Conv") == 1 for types in nodes.values())
+    # one convolution takes K images where they are one batch
+    assert [types.count("Reshape") for types in nodes.values()] == [0, 2, 2]
 
 
 def test_folding_keeps_the_number_of_nodes() -> None:
@@ -323,33 +314,21 @@ def test_the_primal_and_the_masks_are_computed_once() -> None:
         assert types.count("Tanh") == types.count("Greater") == 1, form
 
 
-def test_every_node_that_needs_lanes_of_a_known_number_is_refused_by_name() -> None:
-    source = load(
-        build(
-            "h = ReduceSum(x, p)\nk = Neg(h)\ny = Expand(k, q)",
-            {"x": (2, 3), "p": ints(0), "q": ints(2, 3)},
-        )
-    )
-    for value in source.inputs[1:]:
-        value.shape = ir.Shape([dims.fresh()])
-    op = Ops(source.shapes, source.graph)
-    program = _itself(source.graph, op, ["x"])
-    for value in (v for n in program.nodes for v in n.outputs):
-        value.shape = ir.Shape([2, 3])
-    with pytest.raises(UnsupportedOpError, match="Give a number of directions") as caught:
-        batch(op, program, K)
-    assert [op_type for _, op_type, _ in caught.value.nodes] == ["ReduceSum", "Expand"]
-    assert len(batch(op, program, 3, "fold").nodes) > len(program.nodes)
-
-
-def test_a_refused_node_has_the_name_of_the_node_that_it_was_made_for() -> None:
-    source = load(build("y = ReduceSum(x, p)", {"x": (2, 3), "p": ints(0)}))
-    source.inputs[1].shape = ir.Shape([dims.fresh()])
-    source.graph.node(0).name = "the sum"
+def test_every_node_that_needs_lanes_of_a_known_number_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(LEADING, "Trilu")
+    source = load(build("h = Trilu(x)\nk = Neg(h)\ny = Trilu<upper=0>(k)", {"x": (3, 3)}))
+    source.graph.node(2).name = "the lower part"
     op = Ops(source.shapes, source.graph)
     program, _ = linearize(source, op, [source.inputs[0]], list(source.graph.outputs))
-    with pytest.raises(UnsupportedOpError, match="the sum"):
+    with pytest.raises(UnsupportedOpError, match="Give a number of directions") as caught:
         batch(op, program, K)
+    assert [(name, op_type) for name, op_type, _ in caught.value.nodes] == [
+        ("h", "Trilu"),
+        ("the lower part", "Trilu"),
+    ]
+    assert len(batch(op, program, 3, "fold").nodes) > len(program.nodes)
 
 
 def test_a_dynamic_number_cannot_be_unrolled() -> None:

@@ -37,6 +37,7 @@ from onnxjvp import (
     vjp,
 )
 from onnxjvp.oracle import Evaluator, directional_derivative
+from onnxjvp.rules.leading.table import LEADING
 
 
 @dataclass(frozen=True)
@@ -526,17 +527,18 @@ def branch(body: str, declared: str = "") -> ModelProto:
     ("body", "reason"),
     [
         (
-            "k = Constant<value = int64[1] {1}>() m = Unsqueeze(x, k) n = Transpose(m) "
-            "p = MatMul(m, n) i = Det(p) a = Mul(x, i)",
-            "Det.*no derivative rule",
+            "k = Constant<value = int64[2] {40, 40}>() s = ReduceSum<keepdims = 0>(x) "
+            "p = Expand(s, k) i = Det(p) a = Mul(x, i)",
+            "Det.*cofactors",
         ),
         ("r = RandomNormalLike(x) a = Mul(x, r)", "RandomNormalLike.*draws random numbers"),
         ("r = Bernoulli(x) a = Mul(x, r)", "Bernoulli.*draws random numbers"),
         (
             """one = Constant<value = int64 {2}>() go = Constant<value = bool {1}>()
             a = Loop(one, go, x) <body = b (int64 i, bool k, double[3] s) => (bool ko, double[3] so)
-                { ko = Identity(k) so = Hardmax(s) }>""",
-            "Loop.*Hardmax.*no derivative rule",
+                { ko = Identity(k) n = Constant<value = int64[2] {40, 40}>()
+                  t = ReduceSum<keepdims = 0>(s) p = Expand(t, n) d = Det(p) so = Mul(s, d) }>""",
+            "Loop.*Det.*cofactors",
         ),
     ],
 )
@@ -587,21 +589,22 @@ def test_a_loop_inside_on_the_path() -> None:
     np.testing.assert_allclose(back["x_vjp"], slope * u, rtol=1e-12)
 
 
-def test_what_cannot_run_on_a_dynamic_number_of_directions_is_named() -> None:
+def test_what_cannot_run_on_a_dynamic_number_of_directions_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delitem(LEADING, "Trilu")
     model = parsed(
-        """g (double[3,2] x, bool c, int64[P] axes) => (double[M,K2] y) {
-            y = If (c) <then_branch = t () => (double[A,B] a) { a = ReduceSum(x, axes) },
-                        else_branch = e () => (double[3,2] d) { d = Exp(x) }> }"""
+        """g (double[3,3] x, bool c) => (double[3,3] y) {
+            y = If (c) <then_branch = t () => (double[3,3] a) { a = Trilu(x) },
+                        else_branch = e () => (double[3,3] d) { d = Exp(x) }> }"""
     )
     with pytest.raises(UnsupportedOpError, match=r"If.*one direction at a time"):
         jvp(model, directions="K")
-    x, u = weights(3, 2), weights(2, 3, 2, seed=1)
+    x, u = weights(3, 3), weights(2, 3, 3, seed=1)
     result = jvp(model, directions=2)
-    feeds = {"x": x, "x_u": u, "axes": np.array([0])}
-    got = run(result, {**feeds, "c": np.array(True)})["y_jvp"]
-    np.testing.assert_allclose(got, u.sum(1, keepdims=True), rtol=1e-14)
-    got = run(result, {**feeds, "c": np.array(False)})["y_jvp"]
-    np.testing.assert_allclose(got, np.exp(x) * u, rtol=1e-14)
+    for branch, want in ((True, np.triu(u)), (False, np.exp(x) * u)):
+        got = run(result, {"x": x, "x_u": u, "c": np.array(branch)})["y_jvp"]
+        np.testing.assert_allclose(got, want, rtol=1e-14)
 
 
 def test_a_rank_that_depends_on_the_condition_is_refused() -> None:

@@ -24,8 +24,10 @@ _UNARY: dict[str, Draw] = {
     "Sqrt": positive,
     "Reciprocal": positive,
     "Erf": normal,
-    "Sin": wide,
-    "Cos": wide,
+    "Shrink": normal,
+    "Shrink<lambd=0.3, bias=0.2>": normal,
+    "Shrink<lambd=-0.3, bias=0.2>": normal,
+    "Mish": wide,
     "Softplus": wide,
     "Softsign": wide,
     "Elu": normal,
@@ -53,6 +55,17 @@ CASES += [
     for op, opset in (("Relu", 7), ("LeakyRelu", 7), ("Elu", 7), ("Tanh", 9), ("Sigmoid", 11))
 ]
 
+CASES += [
+    *(
+        OpCase(op, _call(op, "x"), single=True, no_half="Celu is of float32 only")
+        for op in ("Celu", "Celu<alpha=0.4>", "Celu<alpha=-0.7>")
+    ),
+    OpCase("Mish-22", "y = Mish(x)", opset=22, draw=wide),
+    OpCase("Swish", "y = Swish(x)", opset=24, draw=wide),
+    OpCase("Swish, alpha 1.7", "y = Swish<alpha=1.7>(x)", opset=24),
+    OpCase("Swish, alpha -0.6, of a scalar", "y = Swish<alpha=-0.6>(x)", {"x": ()}, opset=24),
+]
+
 # -- Gelu --------------------------------------------------------------------------------------
 
 CASES += [
@@ -73,8 +86,26 @@ CASES += [
         "low = Neg(high)\ny = Clip(x, low, high)",
         params={"high": _HIGH},
     ),
+    OpCase(
+        "Clip with live bounds",
+        "y = Clip(x, low, high)",
+        {"x": ("N", 7), "low": (), "high": ()},
+        draws={"low": lambda rng, shape: rng.uniform(-0.7, -0.3, shape), "high": positive},
+    ),
+    OpCase("Clip with a live lower bound", "y = Clip(c, low)", {"low": ()}, {"c": weights(2, 7)}),
+    OpCase(
+        "Clip with a live upper bound", "y = Clip(c, , high)", {"high": ()}, {"c": weights(2, 7)}
+    ),
+    OpCase(
+        "Clip with live bounds that cross",
+        "y = Clip(x, low, high)",
+        {"x": (5,), "low": (), "high": ()},
+        draws={"low": positive, "high": lambda rng, shape: -positive(rng, shape)},
+    ),
+    OpCase("Clip, all the same", "y = Clip(x, x, x)", {"x": ()}),
     OpCase("Clip-6", "y = Clip<min=-0.6, max=0.8>(x)", opset=6 + 1),
     OpCase("Clip-6 below", "y = Clip<min=-0.6>(x)", opset=10),
+    OpCase("Clip-12", "y = Clip(x, low, high)", params={"low": _LOW, "high": _HIGH}, opset=12),
     OpCase("Clip-11", "y = Clip(x, low, high)", params={"low": _LOW, "high": _HIGH}, opset=11),
 ]
 
@@ -167,6 +198,16 @@ CASES += [
         params={"ratio": np.array(0.0), "mode": np.array(True)},
         random=True,
     ),
+    *(
+        OpCase(
+            f"Dropout, everything fed, training {mode}, ratio {quarters}/4",
+            "f = Cast<to=FLOAT>(i)\nratio = Mul(f, q)\ny = Dropout<seed=7>(x, ratio, mode)",
+            {"x": ("N", 12), "i": np.array(quarters), "mode": np.array(mode)},
+            {"q": np.array(0.25)},
+            random=True,
+        )
+        for mode, quarters in ((True, 3), (False, 3), (True, 0))
+    ),
     OpCase("Dropout-7", "y = Dropout<ratio=0.4>(x)", opset=7),
     OpCase("Dropout-10", "y = Dropout<ratio=0.4>(x)", opset=10),
     OpCase("Dropout-12", "y = Dropout(x, ratio)", params=_RATIO, opset=12),
@@ -176,5 +217,23 @@ CASES += [
 
 CASES += [
     OpCase(f"{op} beside x", f"c = {op}(x)\ny = Mul(x, c)", draw=wide)
-    for op in ("Floor", "Ceil", "Round", "Sign")
+    for op in ("Floor", "Ceil", "Round", "Sign", "Hardmax")
+]
+CASES += [
+    OpCase(
+        f"Hardmax at opset {opset}{axis}, shape {list(x)}",
+        f"c = Hardmax{axis}(x)\ny = Mul(x, c)",
+        {"x": x},
+        opset=opset,
+        sizes={"N": 2, "C": 3, "W": 2},
+    )
+    for opset, axis, x in (
+        (7, "", ("N", 3, 4)),
+        (10, "<axis=0>", (2, 3)),
+        (11, "<axis=1>", ("N", 3, 4)),
+        (11, "<axis=-1>", ("N", 3, 4)),
+        (12, "<axis=-2>", (2, 3, 4)),
+        (12, "", ("N", "C", "W")),
+        (13, "<axis=1>", ("N", 3, 4)),
+    )
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import Draw, Input, ints, normal, positive, weights
+from helpers import Draw, Input, ints, normal, positive, weights, wide
 from op_case import OpCase
 
 CASES = [
@@ -139,8 +139,49 @@ CASES += [
     ),
     OpCase("Add-7", "y = Add(x, c)", params={"c": weights(3)}, opset=7),
     OpCase("Sum-8", "y = Sum(x, c)", params={"c": weights(1, 3)}, opset=8),
-    OpCase("Max-8", "y = Max(x, c)", params={"c": weights(1, 3)}, opset=8),
+    *(
+        OpCase(f"{op}-{opset}", f"y = {op}(x, c)", {"x": (2, 3)}, {"c": weights(2, 3)}, opset=opset)
+        for op in ("Max", "Min")
+        for opset in (7, 8, 12)
+    ),
+    OpCase(
+        "IsNaN and IsInf beside x",
+        "n = IsNaN(x)\ni = IsInf(x)\no = Or(n, i)\ny = Where(o, c, x)",
+        params={"c": weights(3)},
+        opset=20,
+    ),
 ]
+
+# -- Mod ---------------------------------------------------------------------------------------
+
+_SIGNS = np.array([0.7, -0.9, 1.3])
+_BY_FLOOR = "onnxruntime's Mod of floats truncates only"
+CASES += [
+    OpCase(
+        f"Mod, fmod {fmod}, {what}",
+        f"y = Mod<fmod={fmod}>({operands})",
+        inputs,
+        params,
+        sizes={"N": 2, "M": 3},
+        draw=wide,
+        draws={"b": positive, "d": normal},
+        flat=what == "of x by itself",
+        evaluated="" if fmod else _BY_FLOOR,
+        no_runtime="" if fmod else _BY_FLOOR,
+    )
+    for fmod in (0, 1)
+    for what, operands, inputs, params in (
+        ("by a vector", "x, c", {"x": ("N", 3)}, {"c": _SIGNS}),
+        ("by a scalar", "x, c", {"x": ("N", 3)}, {"c": np.array(-0.8)}),
+        ("of numbers", "c, d", {"d": ("N", 3)}, {"c": 4 * _SIGNS}),
+        ("that widens x", "x, c", {"x": ()}, {"c": _SIGNS}),
+        ("both live", "a, b", {"a": ("N", 3), "b": (3,)}, {}),
+        ("both live, both widened", "a, d", {"a": ("N", 1, 3), "d": (4, 1)}, {}),
+        ("two symbols", "a, b", {"a": ("N", "M"), "b": ("M",)}, {}),
+        ("of x by itself", "b, b", {"b": ("N", 3)}, {}),
+    )
+]
+CASES.append(OpCase("Mod-10", "y = Mod<fmod=1>(x, c)", params={"c": _SIGNS}, opset=10))
 
 # -- Cast --------------------------------------------------------------------------------------
 
@@ -366,9 +407,35 @@ for _op in ("Softmax", "LogSoftmax"):
             OpCase(f"{_op}, axis {axis}", f"y = {_op}<axis={axis}>(x)", _CUBE)
             for axis in (0, 1, 2, -1, -2, -3)
         ),
-        OpCase(f"{_op}-11, flattening", f"y = {_op}(x)", _CUBE, opset=11),
-        OpCase(f"{_op}-11, last axis", f"y = {_op}<axis=2>(x)", _CUBE, opset=11),
-        OpCase(f"{_op}-11, fixed shape", f"y = {_op}<axis=1>(x)", {"x": (2, 3, 4)}, opset=11),
+        # before opset 13, over everything from the axis on
+        *(
+            OpCase(f"{_op} at opset {opset}, {what}", f"y = {_op}{axis}(x)", {"x": x}, opset=opset)
+            for opset in (7, 12)
+            for what, axis, x in (
+                ("flattening", "", ("N", 3, 4)),
+                ("all", "<axis=0>", (2, 3)),
+                ("last axis", "<axis=2>", ("N", 3, 4)),
+                ("fixed shape", "<axis=1>", (2, 3, 4)),
+                ("of two axes in the middle", "<axis=2>", ("N", 2, 3, 2)),
+                ("a vector", "<axis=0>", (4,)),
+            )
+        ),
+        *(
+            OpCase(
+                f"{_op} at opset {opset}, axis {axis}",
+                f"y = {_op}<axis={axis}>(x)",
+                _CUBE,
+                opset=opset,
+            )
+            for opset, axis in ((11, -1), (12, -2))
+        ),
+        OpCase(
+            f"{_op} at opset 12, everything dynamic",
+            f"y = {_op}<axis=1>(x)",
+            {"x": ("N", "C", "W")},
+            sizes={"N": 2, "C": 3, "W": 2},
+            opset=12,
+        ),
     ]
 CASES.append(
     OpCase(
@@ -377,90 +444,3 @@ CASES.append(
         params={"c": np.array([0.0, -np.inf, 0.0])},
     )
 )
-
-# -- reductions --------------------------------------------------------------------------------
-
-_REDUCTIONS = (
-    "ReduceSum",
-    "ReduceMean",
-    "ReduceMax",
-    "ReduceMin",
-    "ReduceL1",
-    "ReduceL2",
-    "ReduceSumSquare",
-    "ReduceLogSumExp",
-)
-_EXTREME = "no element of an empty axis can be taken"
-_NEGATIVE = "onnxruntime mistakes negative axes of an empty tensor"
-for _op in _REDUCTIONS:
-    _empty = _EXTREME if _op in ("ReduceMax", "ReduceMin") else ""
-    for _axes in ([1], [-1], [0, 2], [2, 0], [-3], [0, 1, 2]):
-        for _keep in (0, 1):
-            CASES.append(
-                OpCase(
-                    f"{_op}, axes {_axes}, keepdims {_keep}",
-                    f"y = {_op}<keepdims={_keep}>(x, axes)",
-                    _CUBE,
-                    {"axes": ints(*_axes)},
-                    not_empty=_NEGATIVE if min(_axes) < 0 else _empty if 0 in _axes else "",
-                )
-            )
-    CASES += [
-        OpCase(f"{_op} of all", f"y = {_op}(x)", not_empty=_empty),
-        OpCase(f"{_op} of all to a scalar", f"y = {_op}<keepdims=0>(x)", not_empty=_empty),
-        OpCase(f"{_op} of a vector", f"y = {_op}<keepdims=0>(x)", {"x": (4,)}),
-        OpCase(
-            f"{_op} of nothing (noop)",
-            f"y = {_op}<noop_with_empty_axes=1>(x, axes)",
-            params={"axes": ints()},
-        ),
-        OpCase(
-            f"{_op} with an empty list of axes",
-            f"y = {_op}(x, axes)",
-            params={"axes": ints()},
-            not_empty=_empty,
-        ),
-        OpCase(
-            f"{_op} of an axis of one",
-            f"y = {_op}<keepdims=0>(x, axes)",
-            {"x": ("N", 1, 3)},
-            {"axes": ints(1)},
-        ),
-        OpCase(
-            f"{_op}-11, axes an attribute", f"y = {_op}<axes=[1], keepdims=0>(x)", _CUBE, opset=11
-        ),
-        OpCase(f"{_op}-11 of all", f"y = {_op}(x)", opset=11, not_empty=_empty),
-    ]
-CASES += [
-    OpCase(
-        f"{_op} over axes that are fed",
-        f"s = {_op}(x, axes)\ny = Mul(s, x)",
-        {"x": ("D", "H", "W"), "axes": ints(-1, 0)},
-        sizes={"D": 2, "H": 3, "W": 4},
-    )
-    for _op in _REDUCTIONS
-    if _op not in ("ReduceMax", "ReduceMin", "ReduceLogSumExp")
-]
-CASES += [
-    OpCase(
-        "ReduceMax over many symbols",
-        "y = ReduceMax<keepdims=0>(x, axes)",
-        {"x": ("N", "H", 3, "W")},
-        {"axes": ints(1, 3)},
-        sizes={"N": 2, "H": 2, "W": 3},
-    ),
-    OpCase(
-        "ReduceMean over symbols",
-        "y = ReduceMean<keepdims=0>(x, axes)",
-        {"x": ("N", 3, "H", "W")},
-        {"axes": ints(2, 3)},
-        sizes={"N": 2, "H": 2, "W": 3},
-    ),
-    OpCase(
-        "ReduceSum-13, axes an input",
-        "y = ReduceSum<keepdims=0>(x, axes)",
-        _CUBE,
-        {"axes": ints(1)},
-        opset=13,
-    ),
-]

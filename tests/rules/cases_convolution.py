@@ -1,8 +1,7 @@
-"""Convolutions and pools."""
+"""Convolutions."""
 
 from __future__ import annotations
 
-import numpy as np
 from helpers import Input, ints, weights
 from op_case import OpCase
 
@@ -237,122 +236,39 @@ CASES += [
     ),
 ]
 
-# -- pools -------------------------------------------------------------------------------------
+# -- sizes known at run time only --------------------------------------------------------------
 
-_POOLS = {
-    "plain": "kernel_shape=[2, 2]",
-    "strides": "kernel_shape=[3, 2], strides=[2, 2]",
-    "pads": "kernel_shape=[3, 3], strides=[2, 1], pads=[1, 0, 1, 2]",
-    "ceil_mode": "kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1",
-    "ceil_mode and pads": "kernel_shape=[3, 2], strides=[2, 2], pads=[1, 1, 1, 0], ceil_mode=1",
-    "SAME_UPPER": 'kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_UPPER"',
-    "SAME_LOWER": 'kernel_shape=[3, 2], strides=[2, 2], auto_pad="SAME_LOWER"',
-    "VALID": 'kernel_shape=[3, 2], strides=[2, 2], auto_pad="VALID"',
-}
-_DILATED = {
-    "dilations and ceil_mode": "kernel_shape=[2, 2], strides=[2, 2], dilations=[2, 3], ceil_mode=1",
-    "dilations, ceil_mode and pads": (
-        "kernel_shape=[2, 2], strides=[3, 2], dilations=[2, 2], ceil_mode=1, pads=[1, 1, 0, 1]"
-    ),
-}
-_EVERYWHERE: dict[str, Input] = {"x": ("N", "C", "H", "W")}
-_SIZES = {"N": 2, "C": 3, "H": 6, "W": 5}
-for _op in ("MaxPool", "AveragePool"):
-    CASES += [
-        OpCase(f"{_op}, {what}", f"y = {_op}<{attributes}>(x)", _IMAGE)
-        for what, attributes in _POOLS.items()
-    ]
-    CASES += [
-        OpCase(f"{_op} 1-D", f"y = {_op}<kernel_shape=[3], strides=[2]>(x)", _LINE),
-        OpCase(f"{_op} 3-D", f"y = {_op}<kernel_shape=[2, 2, 2]>(x)", _VOLUME),
-        OpCase(
-            f"{_op} of a fixed batch", f"y = {_op}<kernel_shape=[2, 2]>(x)", {"x": (1, 2, 4, 4)}
-        ),
-        OpCase(
-            f"{_op} with everything dynamic",
-            f"y = {_op}<kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1>(x)",
-            _EVERYWHERE,
-            sizes=_SIZES,
-        ),
-        OpCase(
-            f"{_op} at opset 7",
-            f"y = {_op}<kernel_shape=[2, 2], pads=[1, 0, 0, 1]>(x)",
-            _IMAGE,
-            opset=7,
-        ),
-    ]
-    CASES.append(
-        OpCase(
-            f"{_op}, dilations",
-            f"y = {_op}<kernel_shape=[2, 2], dilations=[2, 3]>(x)",
-            _IMAGE,
-            opset=18 if _op == "MaxPool" else 19,
-        )
-    )
 CASES += [
     OpCase(
-        f"AveragePool, count_include_pad, {what}",
-        f"y = AveragePool<count_include_pad=1, {_POOLS[what]}>(x)",
-        _IMAGE,
+        f"ConvTranspose, output_shape beyond the kernel{what}",
+        "y = ConvTranspose<strides=[3, 2], output_shape=[14, 12]>(x, w)",
+        {"x": shape, "w": (2, 3, 3, 3)},
+        sizes={"N": 2, "H": 4, "W": 5},
     )
-    for what in ("pads", "ceil_mode and pads", "SAME_UPPER")
+    for what, shape in (("", ("N", 2, 4, 5)), (", everything dynamic", ("N", 2, "H", "W")))
 ]
 CASES += [
     OpCase(
-        f"AveragePool, {what}, {'all' if all_count else 'inner'} count",
-        f"y = AveragePool<count_include_pad={all_count}, {attributes}>(x)",
-        _IMAGE,
-        opset=19,
+        f"ConvTranspose, output_shape, everything dynamic{', SAME_UPPER' if same else ''}",
+        f"y = ConvTranspose<strides=[2, 3], output_shape=[7, 9]{same}>(x, w)",
+        {**_PICTURE, "w": (2, 3, 3, 2)},
+        sizes={"N": 2, "H": 4, "W": 4},
     )
-    for what, attributes in _DILATED.items()
-    for all_count in (0, 1)
-]
-CASES += [
-    OpCase(f"AveragePool, {what}", f"y = AveragePool<{attributes}>(x)", _IMAGE)
-    for what, attributes in (
-        ("gaps between windows", "kernel_shape=[1, 2], strides=[3, 3]"),
-        ("side by side", "kernel_shape=[3, 5], strides=[3, 5]"),
-        ("side by side, rows left over", "kernel_shape=[4, 2], strides=[4, 2]"),
-        ("pads, no strides", "kernel_shape=[3, 3], pads=[1, 0, 1, 2]"),
-    )
+    for same in ("", ', auto_pad="SAME_UPPER"')
 ]
 CASES += [
     OpCase(
-        f"AveragePool, {what}, everything dynamic, {'all' if all_count else 'inner'} count",
-        f"y = AveragePool<count_include_pad={all_count}, {_POOLS[what]}>(x)",
-        _EVERYWHERE,
-        sizes=_SIZES,
-    )
-    for what in ("pads", "ceil_mode and pads", "SAME_UPPER", "SAME_LOWER")
-    for all_count in (0, 1)
-]
-CASES += [
-    OpCase(
-        "MaxPool with Indices",
-        "y, i = MaxPool<kernel_shape=[2, 2]>(x)",
-        _IMAGE,
-        outputs=("y", "i"),
-        excluded=("i",),
+        "Conv, a kernel of unknown size",
+        "c = Conv<strides=[2, 1], pads=[1, 0, 0, 1]>(x, w, b)\ny = Reshape(c, rows)",
+        {**_PICTURE, "w": (3, 2, "P", "Q"), "b": (3,)},
+        {"rows": ints(-1, 3)},
+        sizes={**_SIZED, "P": 3, "Q": 2},
     ),
     OpCase(
-        "MaxPool with Indices, by columns",
-        "y, i = MaxPool<kernel_shape=[2, 2], storage_order=1>(x)",
-        _IMAGE,
-        outputs=("y", "i"),
-        excluded=("i",),
-    ),
-    OpCase(
-        "MaxPool of negative numbers in padding",
-        "n = Sub(x, big)\ny = MaxPool<kernel_shape=[3, 3], pads=[1, 1, 1, 1]>(n)",
-        _IMAGE,
-        {"big": np.array(100.0)},
+        "ConvTranspose, a kernel of unknown size",
+        "c = ConvTranspose<strides=[2, 1], pads=[1, 0, 0, 1]>(x, w)\ny = Reshape(c, rows)",
+        {**_PICTURE, "w": (2, 3, "P", "Q")},
+        {"rows": ints(-1, 3)},
+        sizes={**_SIZED, "P": 3, "Q": 2},
     ),
 ]
-for _op in ("GlobalAveragePool", "GlobalMaxPool"):
-    CASES += [
-        OpCase(_op, f"y = {_op}(x)", _IMAGE),
-        OpCase(f"{_op} 1-D", f"y = {_op}(x)", _LINE),
-        OpCase(f"{_op} 3-D", f"y = {_op}(x)", _VOLUME),
-        OpCase(f"{_op} with everything dynamic", f"y = {_op}(x)", _EVERYWHERE, sizes=_SIZES),
-        OpCase(f"{_op} at opset 7", f"y = {_op}(x)", _IMAGE, opset=7),
-    ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from onnxjvp import Rewritten, clone, jvp
 from onnxjvp.oracle import Evaluator
 
 FORMS = ("jvp", "split", "stacked", "substitute")
+#: for what the tests of one case share: they run one after another (conftest.py)
+made_once = lru_cache(maxsize=32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,8 @@ class OpCase:
     inputs: Mapping[str, Input] = field(default_factory=lambda: {"x": ("N", 3)})
     params: Mapping[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ("y",)
+    #: shapes of outputs that onnx's inference does not know, where they are not the first input's
+    declared: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
     opset: int = 18
     #: sizes of the symbols
     sizes: Mapping[str, int] = field(default_factory=lambda: {"N": 2})
@@ -49,6 +53,8 @@ class OpCase:
     evaluated: str = ""
     #: why f(x) in one dtype is nowhere near f(x) in another
     by_dtype: str = ""
+    #: why a number of directions that is known at run time only is refused
+    no_dynamic: str = ""
     #: why there is no derivative for an empty batch, or onnxruntime gets the original wrong
     not_empty: str = ""
 
@@ -69,6 +75,7 @@ class OpCase:
             dtype=dtype or self.dtype,
             opset=self.opset,
             rounded=rounded,
+            declared=self.declared,
         )
 
     def run(self, model: ModelProto) -> Run:
@@ -107,7 +114,7 @@ class OpCase:
         return tuple(o for o in self.outputs if o not in self.excluded)
 
 
-@cache
+@made_once
 def rewritten(case: OpCase, form: str, dtype: str | None = None) -> tuple[Rewritten, ModelProto]:
     """The case in one of FORMS, checked."""
     model = case.model(dtype)

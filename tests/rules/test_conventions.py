@@ -68,8 +68,74 @@ KINKS = [
         [4.0] * 3,
         [0.0, 0.0, 4.0],
     ),
+    Kink(
+        "Shrink",
+        "y = Shrink<lambd=0.5>(x)",
+        [-1.0, -0.5, 0.5, 1.0],
+        [4.0] * 4,
+        [4.0, 0.0, 0.0, 4.0],
+    ),
+    Kink(
+        "LpNormalization, p 1",
+        "y = LpNormalization<p=1>(x)",
+        [0.0, 2.0],
+        [3.0, 5.0],
+        [1.5, 0.0],
+    ),
+    *(
+        Kink(
+            f"LpNormalization, p {p}, at the origin",
+            f"y = LpNormalization<p={p}>(x)",
+            [0.0, 0.0],
+            [3.0, 5.0],
+            [0.0, 0.0],
+        )
+        for p in (1, 2)
+    ),
     Kink("ReduceL1", "y = ReduceL1<keepdims=0>(x)", [-1.0, 0.0, 2.0], [3.0, 5.0, 7.0], 4.0),
     Kink("ReduceL2 at the origin", "y = ReduceL2<keepdims=0>(x)", [0.0, 0.0], [3.0, 5.0], 0.0),
+    # a bound takes what it meets
+    Kink(
+        "Clip, in its lower bound",
+        "y = Clip(c, x)",
+        -1.0,
+        5.0,
+        [5.0, 5.0, 0.0],
+        {"c": np.array([-2.0, -1.0, 0.0])},
+    ),
+    Kink(
+        "Clip, in its upper bound",
+        "y = Clip(c, , x)",
+        1.0,
+        5.0,
+        [5.0, 5.0, 0.0],
+        {"c": np.array([2.0, 1.0, 0.0])},
+    ),
+    Kink(
+        "Clip, in bounds that are one",
+        "y = Clip(c, x, x)",
+        1.0,
+        5.0,
+        [5.0] * 3,
+        {"c": np.arange(3.0)},
+    ),
+    # at a jump: the slopes of the piece that the runtime is on
+    Kink(
+        "Mod, of a multiple",
+        "y = Mod<fmod=1>(x, c)",
+        [2.0, -2.0],
+        [5.0] * 2,
+        [5.0] * 2,
+        {"c": np.array(1.0)},
+    ),
+    Kink(
+        "Mod, by a divisor",
+        "y = Mod<fmod=1>(c, x)",
+        [1.0, 0.5],
+        [5.0] * 2,
+        [-10.0, -20.0],
+        {"c": np.array(2.0)},
+    ),
     # else: the slope of the side x ≤ kink
     Kink("LeakyRelu", "y = LeakyRelu<alpha=0.5>(x)", [-1.0, 0.0, 1.0], [4.0] * 3, [2.0, 2.0, 4.0]),
     Kink(
@@ -80,12 +146,21 @@ KINKS = [
         [2.0, 2.0, 4.0],
         {"a": np.array([0.5])},
     ),
+    Kink("Celu", "y = Celu<alpha=0.5>(x)", [0.0, 1.0], [4.0, 4.0], [4.0, 4.0]),
     Kink("Elu", "y = Elu<alpha=0.5>(x)", [0.0, 1.0], [4.0, 4.0], [2.0, 4.0]),
     Kink("Selu", "y = Selu<alpha=2.0, gamma=0.25>(x)", [0.0, 1.0], [4.0, 4.0], [2.0, 1.0]),
     # powers of 0
     Kink("Pow 2 at 0", "y = Pow(x, e)", [0.0, -1.0], [3.0, 3.0], [0.0, -6.0], {"e": np.array(2.0)}),
     Kink("Pow 1 at 0", "y = Pow(x, e)", [0.0, -1.0], [3.0, 3.0], [3.0, 3.0], {"e": np.array(1.0)}),
     Kink("Pow 0 at 0", "y = Pow(x, e)", [0.0, -1.0], [3.0, 3.0], [0.0, 0.0], {"e": np.array(0.0)}),
+    Kink(
+        "Pow in the exponent",
+        "y = Pow(c, x)",
+        [2.0, 3.0, 0.0],
+        [3.0] * 3,
+        [0.0] * 3,
+        {"c": np.array([0.0, -2.0, 0.0])},
+    ),
     Kink(
         "Pow 0, 1 and 3 at 0",
         "y = Pow(x, e)",
@@ -115,6 +190,54 @@ KINKS = [
         np.reshape([0.0, 2.0, 1.0, 2.0, 2.0, 0.0], _IMAGE),
         np.arange(1.0, 7).reshape(_IMAGE),
         np.full((1, 1, 1, 1), 2.0),
+    ),
+    Kink(
+        "LpPool of zeros",
+        "y = LpPool<kernel_shape=[2, 2]>(x)",
+        [[[[0.0, 0.0, 3.0], [0.0, 0.0, 4.0]]]],
+        [[[[7.0, 7.0, 5.0], [7.0, 7.0, 5.0]]]],
+        [[[[0.0, 7.0]]]],
+    ),
+    Kink(
+        "LpPool of zeros, p 1",
+        "y = LpPool<kernel_shape=[1, 3], p=1>(x)",
+        [[[[0.0, -2.0, 3.0]]]],
+        [[[[7.0, 1.0, 5.0]]]],
+        [[[[4.0]]]],
+    ),
+    Kink(
+        "GlobalLpPool of zeros",
+        "y = GlobalLpPool<p=3>(x)",
+        [[[0.0, -0.0]]],
+        [[[7.0, 7.0]]],
+        [[[0.0]]],
+    ),
+    Kink(
+        "GridSample at a pixel",
+        "y = GridSample<align_corners=1>(k, x)",
+        [[[[0.0, -1.0]]]],
+        [[[[1.0, 0.0]]]],
+        [[[[2.0]]]],
+        {"k": np.array([[[[0.0, 1.0, 3.0], [9.0, 9.0, 9.0]]]])},
+        opset=20,
+    ),
+    Kink(
+        "GridSample at the border",
+        'y = GridSample<align_corners=1, padding_mode="border">(k, x)',
+        [[[[1.0, -1.0]]]],
+        [[[[1.0, 0.0]]]],
+        [[[[0.0]]]],
+        {"k": np.array([[[[0.0, 1.0, 3.0], [9.0, 9.0, 9.0]]]])},
+        opset=20,
+    ),
+    Kink(
+        "RoiAlign where a sample meets a pixel",
+        "y = RoiAlign<sampling_ratio=1, "
+        'coordinate_transformation_mode="output_half_pixel">(k, x, i)',
+        [[0.0, 0.0, 2.0, 2.0]],
+        [[0.0, 0.0, 2.0, 0.0]],
+        [[[[2.0]]]],
+        {"k": np.array([[[[9.0, 9.0, 9.0], [0.0, 1.0, 3.0], [9.0, 9.0, 9.0]]]]), "i": ints(0)},
     ),
     Kink(
         "GlobalMaxPool",
@@ -164,6 +287,43 @@ KINKS = [
         [5.0, 5.0],
         [0.0, 5.0],
         {"c": np.array([1.0, 1.0])},
+    ),
+    Kink("TopK", "y, i = TopK(x, k)", [1.0, 3.0, 3.0], [5.0, 7.0, 9.0], [7.0], {"k": ints(1)}),
+    Kink(
+        "TopK, smallest",
+        "y, i = TopK<largest=0>(x, k)",
+        [1.0, 3.0, 1.0, 1.0],
+        [5.0, 7.0, 9.0, 11.0],
+        [5.0, 9.0],
+        {"k": ints(2)},
+    ),
+    Kink("Unique", "y = Unique(x)", [2.0, 1.0, 2.0], [5.0, 7.0, 9.0], [7.0, 5.0]),
+    *(
+        Kink(
+            f"{op}, {how}, the data first",
+            f'y = {op}<reduction="{how}">(x, i, c)',
+            [1.0, 2.0],
+            [5.0, 7.0],
+            [5.0, 0.0],
+            {"i": at, "c": np.array([1.0, 3.0 if how == "max" else 1.0])},
+        )
+        for how in ("max", "min")
+        for op, at in (("ScatterElements", ints(0, 1)), ("ScatterND", ints(0, 1).reshape(2, 1)))
+    ),
+    *(
+        Kink(
+            f"{op}, {how}, the first update",
+            f'y = {op}<reduction="{how}">(c, i, x)',
+            [1.0, 2.0, 2.0, 1.0],
+            [5.0, 7.0, 9.0, 11.0],
+            [7.0 if how == "max" else 5.0],
+            {"i": at, "c": np.array([0.0 if how == "max" else 3.0])},
+        )
+        for how in ("max", "min")
+        for op, at in (
+            ("ScatterElements", ints(0, 0, 0, 0)),
+            ("ScatterND", np.zeros((4, 1), np.int64)),
+        )
     ),
     Kink(
         "Max of three",

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from functools import cache
 
 import numpy as np
 import onnx
 import pytest
-from cases import CASES
+from cases import CASES, CURRENT
 from helpers import DIFFERENCES, TOLERANCES, Values, assert_close, checked, ort
-from op_case import OpCase, form_of, rewritten, seeded
+from op_case import OpCase, form_of, made_once, rewritten, seeded
 
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.oracle import directional_derivative
@@ -23,12 +22,13 @@ from onnxjvp.rules.transposes import TRANSPOSES
 EXACT = TOLERANCES["float64"]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
+current_case = pytest.mark.parametrize("case", CURRENT, ids=str)
 
 
 # -- products ----------------------------------------------------------------------------------
 
 
-@cache
+@made_once
 def pulled(case: OpCase, dtype: str | None = None) -> tuple[Rewritten, onnx.ModelProto]:
     """The case with Jᵀ v, checked."""
     result = vjp(case.model(dtype))
@@ -56,7 +56,7 @@ def check_adjoint(
     assert abs(left - right) <= tolerance * scale, f"⟨v, J u⟩ = {left}, ⟨Jᵀ v, u⟩ = {right}"
 
 
-@cache
+@made_once
 def cotangents(case: OpCase) -> Values:
     """A cotangent for each output at the case's point."""
     primal = case.run(case.model())(case.point())
@@ -85,7 +85,7 @@ def test_transpose_is_the_adjoint(case: OpCase) -> None:
     check_adjoint(case, v, ju, jtv, u)
 
 
-@every_case
+@current_case
 def test_new_inputs_and_outputs_are_declared_like_the_old(case: OpCase) -> None:
     original = case.model()
     declared = {info.name: info.type for info in (*original.graph.input, *original.graph.output)}
@@ -115,7 +115,7 @@ def _is_symbolic(case: OpCase) -> bool:
     return any(isinstance(d, str) for shape in _shapes(case).values() for d in shape)
 
 
-@cache
+@made_once
 def _product(case: OpCase) -> Values:
     return _product_as(case, case)
 
@@ -134,7 +134,7 @@ def _check_same_product(case: OpCase, other: OpCase) -> None:
         assert_close(found[name], ct, EXACT, name)
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if _is_symbolic(c)], ids=str)
+@pytest.mark.parametrize("case", [c for c in CURRENT if _is_symbolic(c)], ids=str)
 def test_fixed_sizes_give_the_same(case: OpCase) -> None:
     shapes = {
         name: tuple(case.sizes[d] if isinstance(d, str) else d for d in shape)
@@ -145,13 +145,26 @@ def test_fixed_sizes_give_the_same(case: OpCase) -> None:
 
 #: cases that are refused where no size of an input is known
 NEEDS_SIZES = {
-    "ConvTranspose, output_shape": "how much it pads",
     **{case.name: "its channels" for case in CASES if case.name.startswith("LRN")},
-    **{case.name: "its kernel" for case in CASES if "Conv" in case.body and "w" in case.inputs},
+    "UnfoldTensor": "the length that it cuts up",
+    **dict.fromkeys(
+        (
+            "RotaryEmbedding of the runtime",
+            "RotaryEmbedding of the runtime, rows by positions",
+            "GroupQueryAttention of a token, turned and packed",
+        ),
+        "the size of its heads",
+    ),
+    **{f"Attention of the runtime, {mask}": "its batch" for mask in ("ends", "ends and starts")},
+    **{
+        case.name: "its kernel"
+        for case in CASES
+        if "DeformConv" in case.body and "w" in case.inputs
+    },
 }
-#: cases whose outputs' ranks are not known then either
-NEEDS_RANKS = {"Squeeze of all"}
-SIZED = [case for case in CASES if any(_shapes(case).values()) and case.name not in NEEDS_RANKS]
+#: cases whose outputs' ranks are not known then either; of the second, onnx infers a wrong one
+NEEDS_RANKS = {"Squeeze of all", "STFT, the window alone live"}
+SIZED = [case for case in CURRENT if any(_shapes(case).values()) and case.name not in NEEDS_RANKS]
 
 
 @pytest.mark.parametrize("case", SIZED, ids=str)
@@ -178,7 +191,7 @@ def _rounded(values: Values, dtype: str) -> Values:
     return {k: v.astype(dtype) if v.dtype.kind == "f" else v for k, v in values.items()}
 
 
-@every_case
+@current_case
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_transpose_runs_in_float32_and_float16(case: OpCase, dtype: str) -> None:
     if case.no_runtime or case.evaluated or (dtype == "float16" and case.no_half):
@@ -211,7 +224,7 @@ def test_transpose_runs_in_float32_and_float16(case: OpCase, dtype: str) -> None
 
 EMPTIABLE = [
     case
-    for case in CASES
+    for case in CURRENT
     if any("N" in shape for shape in _shapes(case).values())
     and not (case.no_runtime or case.evaluated or case.not_empty)
 ]
@@ -235,7 +248,7 @@ def test_an_empty_batch_gives_empty_cotangents_or_zeros(case: OpCase) -> None:
 # -- closure -----------------------------------------------------------------------------------
 
 
-@cache
+@made_once
 def _tangent_of_transpose(case: OpCase) -> tuple[Rewritten, onnx.ModelProto]:
     result = jvp(pulled(case)[0])
     return result, checked(result)
@@ -254,7 +267,7 @@ def _transposed(case: OpCase, result: Rewritten, at: Values, v: Values) -> Value
     return form_of(result, values, "vjp")
 
 
-@every_case
+@current_case
 def test_tangent_of_the_transpose_is_the_second_derivative(case: OpCase) -> None:
     """jvp(vjp(m)): differences of Jᵀ v along both x and v."""
     result, model = pulled(case)
@@ -273,7 +286,7 @@ def test_tangent_of_the_transpose_is_the_second_derivative(case: OpCase) -> None
         assert_close(tangents[name], want, DIFFERENCES, name, scale)
 
 
-@every_case
+@current_case
 def test_transpose_of_the_tangent_is_its_adjoint(case: OpCase) -> None:
     """vjp(jvp(m)), against jvp(jvp(m))."""
     once, _ = rewritten(case, "jvp")
@@ -284,20 +297,10 @@ def test_transpose_of_the_tangent_is_its_adjoint(case: OpCase) -> None:
     check_adjoint(case, v, tangents, _transposed(case, vjp(once), at, v), u)
 
 
-def _has_kernel_of_dynamic_size(case: OpCase) -> bool:
-    """The cotangent of W is a convolution by the cotangent of y."""
-    sizes = _shapes(case).get("x", ())[2:]
-    return "Conv" in case.body and "w" in case.inputs and any(isinstance(d, str) for d in sizes)
-
-
-@every_case
+@current_case
 def test_transpose_of_the_transpose_is_its_adjoint(case: OpCase) -> None:
     """vjp(vjp(m)), against jvp(vjp(m))."""
     once, _ = pulled(case)
-    if _has_kernel_of_dynamic_size(case):
-        with pytest.raises(UnsupportedOpError, match="the size of its kernel"):
-            vjp(once)
-        return
     x = case.point()
     at = with_cotangents(once, x, cotangents(case))
     u, tangents = _directed(case, *_tangent_of_transpose(case), at)
@@ -320,12 +323,13 @@ OPERANDS = {
     "ScatterElements": {0, 2},
     "ScatterND": {0, 2},
     "Sub": {0, 1},
+    "TensorScatter": {0, 1},
     "Where": {1, 2},
 }
 
 
 #: entries of any number of operands, and how many at least there have to be cases of
-VARIADIC = {"Concat": 3, "Scan": 3}
+VARIADIC = {"Concat": 3, "Einsum": 4, "Scan": 3}
 
 
 def _linear_operands(program: Program) -> set[tuple[str, int]]:

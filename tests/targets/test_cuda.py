@@ -30,12 +30,3 @@ def test_lanes_are_stacked_unless_their_number_is_open() -> None:
     assert clone(_network(), target="cuda", layout="split").report["layout"] == "split"
     assert clone(_network(), target="cuda", directions="K").report["layout"] == "split"
     assert clone(_network(), target="cpu").report["layout"] == "split"
-
-
-def test_directions_are_folded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxjvp.passes.batch.MOST_FOLDED", 0)
-    convolutions = [
-        sum(node.op_type == "Conv" for node in jvp(_network(), directions=8, target=t).model.graph)
-        for t in ("cuda", "cpu")
-    ]
-    assert convolutions == [2, 9]

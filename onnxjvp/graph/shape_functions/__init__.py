@@ -1,3 +1,12 @@
 """Shape functions by operator. Importing this fills the table."""
 
-from onnxjvp.graph.shape_functions import arithmetic, movement  # noqa: F401
+from onnxjvp.graph.shape_functions import (  # noqa: F401
+    arithmetic,
+    contraction,
+    indexing,
+    machine_learning,
+    movement,
+    sampling,
+    signal,
+    windows,
+)

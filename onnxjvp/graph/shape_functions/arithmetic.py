@@ -137,7 +137,7 @@ def broadcasting(s: Shapes, node: ir.Node) -> None:
     logical = node.op_type in ("Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual")
     dtype = BOOL if logical else operands[1 if node.op_type == "Where" else 0].dtype
     content = None
-    if dtype in (INT64, ir.DataType.INT32):
+    if dtype in (INT64, ir.DataType.INT32) and len(shape) < 2:
         content = _select(s, node) if node.op_type == "Where" else _arithmetic(s, node)
     s.put(node.outputs[0], shape, dtype, content)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
@@ -29,12 +30,18 @@ def reshape(s: Shapes, node: ir.Node) -> None:
         at = out.index(-1)
         rest = dims.product(d for i, d in enumerate(out) if i != at)
         out[at] = dims.quotient(dims.product(x), rest)
-    s.put(
-        node.outputs[0],
-        out,
-        operand(node).dtype,
-        s.content(operand(node)) if len(out) < 2 else None,
-    )
+    s.put(node.outputs[0], out, operand(node).dtype, s.content(operand(node)))
+
+
+def _rearranged(
+    s: Shapes, value: ir.Value, move: Callable[[np.ndarray], np.ndarray]
+) -> Dims | None:
+    """The content of a value whose elements are moved: tables of pads are, in torch's exports."""
+    content, shape = s.content(value), dims.static(value)
+    if content is None or shape is None:
+        return None
+    places = move(np.arange(len(content)).reshape(shape))
+    return tuple(content[i] for i in places.reshape(-1))
 
 
 @shape_function("Flatten")
@@ -49,7 +56,7 @@ def flatten(s: Shapes, node: ir.Node) -> None:
 def transpose(s: Shapes, node: ir.Node) -> None:
     x = dims.of(operand(node))
     perm = ints(node, "perm") or tuple(reversed(range(len(x))))
-    content = s.content(operand(node)) if len(x) < 2 else None
+    content = _rearranged(s, operand(node), lambda table: table.transpose(perm))
     s.put(node.outputs[0], [x[p] for p in perm], operand(node).dtype, content)
 
 
@@ -131,8 +138,9 @@ def split(s: Shapes, node: ir.Node) -> None:
     elif isinstance(total := x[axis], int):
         size = -(-total // count)
         sizes = [max(0, min(size, total - i * size)) for i in range(count)]
-    else:
-        sizes = [dims.quotient(x[axis], count)] * count
+    else:  # the last piece takes what is left
+        piece = dims.simplest((total + (count - 1)) // count)
+        sizes = [*(piece,) * (count - 1), dims.simplest(total - piece * (count - 1))]
     for i, output in enumerate(node.outputs):
         size_i = dims.fresh() if sizes is None else sizes[i]
         s.put(output, (*x[:axis], size_i, *x[axis + 1 :]), operand(node).dtype)
@@ -165,15 +173,16 @@ def slice_(s: Shapes, node: ir.Node) -> None:
         s.put(node.outputs[0], unknown(len(x)), operand(node).dtype)
         return
     steps = s.ints(stepped) if stepped is not None else (1,) * len(axes)
-    out, content = list(x), s.content(operand(node))
+    out, content = list(x), None
     if starts is None or ends is None or steps is None:
         for axis in axes:
             out[axis % len(x)] = dims.fresh()
-        content = None
     else:
+        at = [slice(None)] * len(x)
         for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
             out[axis % len(x)] = _sliced(x[axis % len(x)], start, end, step)
-            content = None if content is None else content[slice(start, end, step)]
+            at[axis % len(x)] = slice(start, end, step)
+        content = _rearranged(s, operand(node), lambda table: table[tuple(at)])
     s.put(node.outputs[0], out, operand(node).dtype, content)
 
 

@@ -4,7 +4,16 @@ One entry per operator, read by whatever runs several values at once. An entry r
 it cannot say; the node then runs once per lane, which is right wherever their number is known.
 """
 
-from onnxjvp.rules.leading import arithmetic, convolution, movement
+from onnxjvp.rules.leading import arithmetic, convolution, indexing, movement, sampling
 from onnxjvp.rules.leading.table import LEADING, apply, leading
 
-__all__ = ["LEADING", "apply", "arithmetic", "convolution", "leading", "movement"]
+__all__ = [
+    "LEADING",
+    "apply",
+    "arithmetic",
+    "convolution",
+    "indexing",
+    "leading",
+    "movement",
+    "sampling",
+]

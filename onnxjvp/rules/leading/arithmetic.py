@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxjvp.graph.ops import dim, rank
+from onnxjvp.graph.ops import INT64, dim, rank
 from onnxjvp.graph.stacked import Lanes, Operand, Stacked
 from onnxjvp.rules.leading.table import given, known_axes, leading, only, shifted
 
@@ -166,14 +166,21 @@ def reduce(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Sta
     if chosen is None:
         assert isinstance(axes, ir.Value)
         length = dim(axes, 0)
-        if not none_is_noop and not (isinstance(length, int) and length > 0):
-            return None  # it may be empty at run time, which would reduce the lanes' axis too
-        return lanes.on_unfolded(node, [data, shifted(lanes, axes, n)])
+        some = none_is_noop or (isinstance(length, int) and length > 0)
+        return lanes.on_unfolded(node, [data, (shifted if some else _all_if_none)(lanes, axes, n)])
     if not chosen and not none_is_noop:
         chosen = tuple(range(n))
     if 0 not in chosen:
         return lanes.on_folded(node, operands)
     return lanes.on_unfolded(node, [data, op.ints([a + 1 for a in chosen])])
+
+
+def _all_if_none(lanes: Lanes, axes: ir.Value, n: int) -> ir.Value:
+    """Axes of a tensor of rank n behind a leading axis, which no axes (all) would reduce too."""
+    op = lanes.op
+    marks = op.ScatterElements(op.ints([0] * n), axes, op.Expand(op.ints([1]), op.Shape(axes)))
+    none = op.Equal(op.Size(axes), op.const(0, INT64))
+    return op.Compress(op.ints(range(1, n + 1)), op.Or(none, op.Equal(marks, op.ints([1]))))
 
 
 @leading("CumSum")

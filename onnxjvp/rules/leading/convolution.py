@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
@@ -134,18 +135,30 @@ def resize(lanes: Lanes, node: ir.Node, operands: Sequence[Operand]) -> list[Sta
     if 0 not in axes:
         return lanes.on_folded(node, operands)
     by_row = _resized_by_row(lanes, node, operands, data, axes)
-    return (
-        lanes.on_unfolded(node, operands, axes=[a + 1 for a in axes]) if by_row is None else by_row
-    )
+    if by_row is not None:
+        return by_row
+    if node.attributes.get_string("mode", "nearest") == "cubic":
+        return None  # runtimes have none that reads five axes
+    return lanes.on_unfolded(node, operands, axes=[a + 1 for a in axes])
+
+
+def _takes_all(operands: Sequence[Operand], at: int) -> bool:
+    """Whether a crop takes all of an axis, as far as is known."""
+    region = given(operands, 1)
+    ends = constant(region) if isinstance(region, ir.Value) else None
+    if ends is None:
+        return False
+    starts, stops = np.split(ends, 2)
+    return bool(starts[at] == 0 and stops[at] == 1)
 
 
 def _resized_by_row(
     lanes: Lanes, node: ir.Node, operands: Sequence[Operand], data: Stacked, axes: Sequence[int]
 ) -> list[Stacked] | None:
     crops = node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize"
-    if crops or dim(data.like, 0) != dim(node.outputs[0], 0):
-        return None
     scales, sizes, at = given(operands, 2), given(operands, 3), axes.index(0)
+    if dim(data.like, 0) != dim(node.outputs[0], 0) or (crops and not _takes_all(operands, at)):
+        return None
     if isinstance(sizes, ir.Value):
         ones = [lanes.op.ints([1] * k) for k in (at, len(axes) - at - 1) if k]
         ones.insert(min(at, 1), lanes.size)

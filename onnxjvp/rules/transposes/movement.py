@@ -228,7 +228,8 @@ def depth_to_space(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
 
 @transposed("SpaceToDepth")
 def space_to_depth(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
-    return op.DepthToSpace(ct, blocksize=node.attributes.get_int("blocksize", 1))
+    order = node.attributes.get_string("mode", "DCR")  # from opset 28 on
+    return op.DepthToSpace(ct, blocksize=node.attributes.get_int("blocksize", 1), mode=order)
 
 
 # -- interpolation -----------------------------------------------------------------------------

@@ -1,0 +1,20 @@
+"""Operators that are functions of other operators. Importing this fills the table of bodies."""
+
+from onnxjvp.graph.functions import (  # noqa: F401
+    activations,
+    attention,
+    normalization,
+    others,
+    products,
+    runtime_attention,
+)
+from onnxjvp.graph.functions.table import (
+    BODIES,
+    NoBodyError,
+    body,
+    has_body,
+    record_body,
+    traced,
+)
+
+__all__ = ["BODIES", "NoBodyError", "body", "has_body", "record_body", "traced"]
