@@ -66,7 +66,8 @@ def row_of(speed: dict[str, Any], per_batch: float) -> dict[str, Any]:
 TITLE = "Limits: what is left"
 NOTES = f"""\
 Over the plain forward, from the rows of [speed](speed.md) and one more measurement. The least that
-one J u takes is {LEAST:g}: the forward, and every product once more on u. The least for {MANY}
+one J u takes is {LEAST:g}: the forward, and every product once more on u; less only where a product
+takes no longer for two rows than for one, as in VGG's dense layers. The least for {MANY}
 directions, each, is the plain forward over {MANY} batches at once and the forward once, divided by
 {MANY}; no mask and no slope is in it. `onnx-ad / ours` is how many times our time the peer takes,
 `onnx-ad / least` how many times it would be if ours took no more than the least: the most that any
