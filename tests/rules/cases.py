@@ -49,6 +49,6 @@ CASES: list[OpCase] = [
     *cases_trigonometric.CASES,
 ]
 
-#: rows of older opsets are newer operators once they are raised: their derivatives are checked, and
-#: not again what is made of these
+#: rows of older opsets are newer operators once they are raised: their derivatives are checked, in
+#: every dtype, and not again what is made of these
 CURRENT = [case for case in CASES if case.opset >= FLOOR]
