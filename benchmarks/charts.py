@@ -86,6 +86,24 @@ def lines(name: str, rows: Sequence[Row], forms: Sequence[str]) -> None:
     _save(figure, name)
 
 
+def growth(rows: Sequence[Row]) -> None:
+    """Of `kernels.py --growth`: operations per entry over the width, a panel per O."""
+    outputs = list(dict.fromkeys(row["O"] for row in rows))
+    if (figure := _figure(4 * len(outputs), 3.5)) is None:
+        return
+    panels = figure.subplots(1, len(outputs), sharey=True, squeeze=False)[0]
+    for axes, count in zip(panels, outputs, strict=True):
+        chosen = [row for row in rows if row["O"] == count]
+        widths = [row["W"] for row in chosen]
+        for method in ("contraction", "products", "structured"):
+            axes.loglog(widths, [row[method] for row in chosen], marker="o", label=method)
+        axes.set_title(f"O = {count}")
+        axes.set_xlabel("W")
+    panels[0].set_ylabel("operations per entry")
+    _legend(figure)
+    _save(figure, "kernel_growth")
+
+
 def _figure(width: float, height: float) -> Any:
     """A figure that draws into memory; None, said aloud, without matplotlib."""
     try:

@@ -10,18 +10,29 @@ from onnxjvp.errors import (
     InputError,
     InvalidModelError,
     MissingDependencyError,
+    NotConvergedError,
     OnnxJvpError,
     UnsupportedOpError,
     UsageError,
 )
 
 if TYPE_CHECKING:
-    from onnxjvp.analysis import affine_parameters, dense_jacobian, jacobian_operator
+    from onnxjvp.analysis import (
+        Estimate,
+        Spectrum,
+        affine_parameters,
+        dense_jacobian,
+        jacobian_operator,
+        norm,
+        spectrum,
+    )
     from onnxjvp.inspection import inspect
+    from onnxjvp.kernels import ntk, ntk_operator
     from onnxjvp.rewrite import (
         Linearized,
         Rewritten,
         clone,
+        fix,
         ggn,
         grad,
         hvp,
@@ -33,18 +44,22 @@ if TYPE_CHECKING:
     from onnxjvp.verification import verify
 
 __all__ = [
+    "Estimate",
     "InputError",
     "InvalidModelError",
     "Linearized",
     "MissingDependencyError",
+    "NotConvergedError",
     "OnnxJvpError",
     "Rewritten",
+    "Spectrum",
     "UnsupportedOpError",
     "UsageError",
     "__version__",
     "affine_parameters",
     "clone",
     "dense_jacobian",
+    "fix",
     "ggn",
     "grad",
     "hvp",
@@ -53,17 +68,24 @@ __all__ = [
     "jacobian_operator",
     "jvp",
     "linearize",
+    "norm",
+    "ntk",
+    "ntk_operator",
+    "spectrum",
     "verify",
     "vjp",
 ]
 
 #: imported on first use: onnx and sympy take half a second, and `onnxjvp --help` needs neither
 _LAZY = {
+    "Estimate": "onnxjvp.analysis",
     "Linearized": "onnxjvp.rewrite",
     "Rewritten": "onnxjvp.rewrite",
+    "Spectrum": "onnxjvp.analysis",
     "affine_parameters": "onnxjvp.analysis",
     "clone": "onnxjvp.rewrite",
     "dense_jacobian": "onnxjvp.analysis",
+    "fix": "onnxjvp.rewrite",
     "ggn": "onnxjvp.rewrite",
     "grad": "onnxjvp.rewrite",
     "hvp": "onnxjvp.rewrite",
@@ -72,6 +94,10 @@ _LAZY = {
     "jacobian_operator": "onnxjvp.analysis",
     "jvp": "onnxjvp.rewrite",
     "linearize": "onnxjvp.rewrite",
+    "ntk": "onnxjvp.kernels",
+    "ntk_operator": "onnxjvp.kernels.operator",
+    "norm": "onnxjvp.analysis",
+    "spectrum": "onnxjvp.analysis",
     "verify": "onnxjvp.verification",
     "vjp": "onnxjvp.rewrite",
 }

@@ -28,7 +28,7 @@ assert onnxjvp.passes.scans
 #: kinds beside those of the rules
 CONSTANT, RESOLVED, RAISED, REFUSED = "constant", "resolved", "raised", "refused"
 #: the domains whose schemas onnx has and a model may use
-DOMAINS = ("", "ai.onnx.ml")
+DOMAINS = ("", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training")
 
 #: the slope where there is none, or more than one; docs/architecture.md has the same
 KINKS: dict[str, str] = {
@@ -36,6 +36,7 @@ KINKS: dict[str, str] = {
     "Clip": "0 at a bound",
     "Celu": "that of the lower side at 0",
     "Elu": "that of the lower side at 0",
+    "GridSample": "in a place that is a pixel, that towards the next",
     "GlobalLpPool": "0 where the norm is 0",
     "HardSigmoid": "0 at an end",
     "HardSwish": "0 at −3, 1 at 3",
@@ -52,6 +53,7 @@ KINKS: dict[str, str] = {
     "ReduceMax": "of equal elements the first",
     "ReduceMin": "of equal elements the first",
     "Relu": "0 at 0",
+    "Resize": "in a place that is a pixel, that towards the next",
     "ScatterExtreme": "of equal values the data, then the first update",
     "Shrink": "0 at a bound",
     "TopK": "of equal elements the first",
@@ -95,7 +97,7 @@ class Operator:
 
 
 def operators() -> list[Operator]:
-    """Every operator of the standard domain and of ai.onnx.ml, and what is known of com.microsoft.
+    """Every operator of ONNX's domains, and what is known of com.microsoft.
 
     Cost: some milliseconds; no model is read.
     """

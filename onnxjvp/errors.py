@@ -28,6 +28,12 @@ class MissingDependencyError(OnnxJvpError):
     exit_code = 2
 
 
+class NotConvergedError(OnnxJvpError):
+    """A method stopped before its result was as exact as it was asked for."""
+
+    exit_code = 1
+
+
 class InvalidModelError(OnnxJvpError):
     """The file or object is not a valid ONNX model, or its external data is unusable."""
 

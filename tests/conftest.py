@@ -9,10 +9,7 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
-from helpers import MODELS
-
-#: every trained model in models/
-MODEL_FILES = sorted(path.name for path in MODELS.glob("*.onnx"))
+from helpers import MODEL_FILES, MODELS
 
 
 @pytest.fixture(params=MODEL_FILES)
@@ -22,17 +19,18 @@ def model_file(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of one case of a module one after another: what they share is made once."""
+    """All tests of one case one after another, of several modules too: they share what is made."""
     modules: dict[object, int] = {}
-    cases: dict[str, int] = {}
+    cases: dict[int, tuple[int, int]] = {}  # by identity: some cannot be hashed
 
     def place(item: pytest.Item) -> tuple[int, int]:
         module = modules.setdefault(item.path, len(modules))
         given = getattr(item, "callspec", None)
         case = None if given is None else given.params.get("case")
-        return module, -1 if case is None else cases.setdefault(str(case), len(cases))
+        return (module, -1) if case is None else cases.setdefault(id(case), (module, len(cases)))
 
     items.sort(key=place)
-    # tens of thousands of tests are no garbage: collections need not look at them
+    # tens of thousands of tests are no garbage: collections need not look at them, nor often
     gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)

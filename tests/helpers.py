@@ -22,6 +22,8 @@ Run = Callable[[Mapping[str, Array]], Values]
 Input = tuple[int | str, ...] | Array
 
 MODELS = Path(__file__).parent.parent / "models"
+#: the trained files that ship with the project
+MODEL_FILES = sorted(path.name for path in MODELS.glob("*.onnx"))
 
 #: per dtype: J u against float64, relative to the largest element; the only tolerances of floats
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 4e-2}
@@ -36,6 +38,9 @@ RUNTIME_FAILURE = (
     onnxruntime.capi.onnxruntime_pybind11_state.RuntimeException,
     _NotImplementedInRuntime,
 )
+#: exemptions of cases say what this onnxruntime cannot do, or gets wrong; newer ones may do better
+EXEMPTIONS = (1, 31)
+NEWER_RUNTIME = tuple(map(int, onnxruntime.__version__.split(".")[:2])) > EXEMPTIONS
 #: onnxruntime has kernels for double, but they compute in float32
 _NOT_DOUBLE = {
     *("LayerNormalization", "GroupNormalization", "MeanVarianceNormalization", "Attention"),
@@ -148,6 +153,12 @@ def ort(
     return _run(session(model, optimize), feeds)
 
 
+def running(model: ModelProto) -> Run:
+    """Runs a model in onnxruntime, in one session."""
+    loaded = session(model)
+    return lambda feeds: _run(loaded, feeds)
+
+
 def _run(loaded: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> Values:
     names = [output.name for output in loaded.get_outputs()]
     # copies both ways: onnxruntime writes running statistics over the arrays that were fed, and
@@ -157,11 +168,17 @@ def _run(loaded: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> Va
     return dict(zip(names, values, strict=True))
 
 
-def double(model: ModelProto, *, fresh: bool = False) -> Run:
+def double(
+    model: ModelProto,
+    *,
+    fresh: bool = False,
+    otherwise: Callable[[ModelProto], Run] = lambda model: Evaluator(model).run,
+) -> Run:
     """Runs a float64 model: in onnxruntime if it has double kernels, else in the evaluator.
 
     Args:
       fresh: load anew for each run, so that operators with a seed draw the same numbers.
+      otherwise: what runs it in NumPy.
     """
     labels = {f"{n.domain}::{n.op_type}" if n.domain else n.op_type for n in nodes_of(model)}
     if not labels & _NOT_DOUBLE and not any(label.startswith("com.") for label in labels):
@@ -171,7 +188,7 @@ def double(model: ModelProto, *, fresh: bool = False) -> Run:
             pass
         else:
             return lambda feeds: _run(session(model) if fresh else loaded, feeds)
-    return Evaluator(model).run
+    return otherwise(model)
 
 
 def nodes_of(model: ModelProto) -> Iterator[NodeProto]:

@@ -7,6 +7,7 @@ import pytest
 
 from onnxjvp.coverage import (
     CONSTANT,
+    DOMAINS,
     KINKS,
     RAISED,
     REFUSED,
@@ -30,7 +31,7 @@ def _schemas() -> list[tuple[Operator, onnx.defs.OpSchema]]:
     return [
         (EVERY[f"{s.domain}::{s.name}" if s.domain else s.name], s)
         for s in onnx.defs.get_all_schemas()
-        if s.domain in ("", "ai.onnx.ml") and not s.deprecated
+        if s.domain in DOMAINS and not s.deprecated
     ]
 
 

@@ -310,6 +310,8 @@ def test_every_kernel_is_tested() -> None:
     # tests/test_oracle_sampling.py
     tested |= {"GridSample", "AffineGrid", "Resize", "Col2Im", "DeformConv", "MaxRoiPool"}
     tested |= {"LpPool", "GlobalLpPool"}
+    # tests/test_oracle_newest.py
+    tested |= {"LinearAttention", "FlexAttention", "Adagrad", "Adam", "Momentum"}
     assert {kernel.__name__ for kernel in kernels.KERNELS} == tested
 
 
@@ -593,6 +595,20 @@ def test_elements_at_a_kink_are_left_out_and_no_others() -> None:
     assert np.flatnonzero(found.kinks["y"]).tolist() == [3, 7, 20]
     rest = ~found.kinks["y"]
     np.testing.assert_allclose(found.value["y"][rest], ((x > 0) * U)[rest], atol=1e-6)
+
+
+@pytest.mark.parametrize("odd", [np.sign, np.cbrt, lambda v: v * np.log(np.abs(v) + (v == 0))])
+def test_odd_singularities_are_seen(odd: Any) -> None:
+    """Both sides are alike there at any step, and so have equal slopes; no two steps agree."""
+    x = X.copy()
+    x[[3, 7, 20]] = 0.0
+    found = directional_derivative(lambda v: {"y": odd(v["x"])}, {"x": x}, {"x": U}, ["y"])
+    assert found.kinks["y"][[3, 7, 20]].all()
+    bent = np.clip(np.zeros(1), -3e-8, 3e-8)  # and a slope that holds within the smaller steps
+    found = directional_derivative(
+        lambda v: {"y": np.clip(v["x"], -3e-8, 3e-8)}, {"x": bent}, {"x": np.ones(1)}, ["y"]
+    )
+    np.testing.assert_allclose(found.value["y"], 1.0, rtol=1e-6)
 
 
 def test_kinks_nearby_call_for_smaller_steps() -> None:

@@ -1,9 +1,9 @@
 """Makes the environments of the peers, so that none shares its packages with another.
 
-    python benchmarks/peers/environments.py [torch] [onnx-ad] [jax]      # default: all
+    python benchmarks/peers/environments.py [PEER…]      # torch, onnx-ad, jax, neural-tangents; all
 
 They lie in benchmarks/peers/.venv/. To use another interpreter, set TORCH_PYTHON,
-ONNX_AD_PYTHON or JAX_PYTHON to its path.
+ONNX_AD_PYTHON, JAX_PYTHON or NEURAL_TANGENTS_PYTHON to its path.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PEERS = ("torch", "onnx-ad", "jax")
+PEERS = ("torch", "onnx-ad", "jax", "neural-tangents")
 
 
 def python_of(peer: str) -> str:

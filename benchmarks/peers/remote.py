@@ -29,7 +29,7 @@ class Remote:
     """A peer at work.
 
     Args:
-      peer: its environment; PEER_worker.py is started there.
+      peer: its environment; PEER_worker.py is started there, or WORKER_worker.py.
       arguments: of the worker, before the arrays and the number of threads.
       arrays: x, and what the calls need: x_u, y_ct, W_u per weight W.
     Raises: FailedCallError, from here and from every call.
@@ -41,6 +41,7 @@ class Remote:
         arguments: tuple[str, ...],
         arrays: Mapping[str, Array],
         environment: Mapping[str, str] | None = None,
+        worker: str | None = None,
     ) -> None:
         self.peer = peer
         self.folder = tempfile.TemporaryDirectory()
@@ -48,9 +49,9 @@ class Remote:
         signs = np.random.default_rng(9).choice(np.float32([-1, 1]), arrays["x"].shape)
         near = arrays["x"] * (1 + signs * np.finfo(np.float32).eps)
         np.savez(path, **arrays, **{NEAR: near})
-        worker = Path(__file__).with_name(f"{peer}_worker.py")
+        program = Path(__file__).with_name(f"{worker or peer}_worker.py")
         self.process = subprocess.Popen(
-            [python_of(peer), str(worker), *arguments, str(path), str(THREADS)],
+            [python_of(peer), str(program), *arguments, str(path), str(THREADS)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

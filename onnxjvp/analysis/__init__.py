@@ -1,7 +1,23 @@
-"""Jacobians as objects: operators for SciPy, dense blocks, affine parameters, pictures."""
+"""Jacobians as objects: operators for SciPy, dense blocks, spectra, norms, pictures."""
 
+from onnxjvp.analysis.found import Step
+from onnxjvp.analysis.functionals import Estimate
 from onnxjvp.analysis.jacobians import affine_parameters, dense_jacobian
+from onnxjvp.analysis.norms import norm
 from onnxjvp.analysis.operators import jacobian_operator
 from onnxjvp.analysis.pictures import heat_map
+from onnxjvp.analysis.points import samples
+from onnxjvp.analysis.spectra import Spectrum, spectrum
 
-__all__ = ["affine_parameters", "dense_jacobian", "heat_map", "jacobian_operator"]
+__all__ = [
+    "Estimate",
+    "Spectrum",
+    "Step",
+    "affine_parameters",
+    "dense_jacobian",
+    "heat_map",
+    "jacobian_operator",
+    "norm",
+    "samples",
+    "spectrum",
+]

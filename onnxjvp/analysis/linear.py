@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -20,16 +20,39 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
       values: f(x) per output.
       excluded: outputs without a derivative, which have no rows, with the reason.
       single: why `matmat` takes one direction at a time, as far as it has been used; or None.
+      used: directions pushed ("jvp"), cotangents pulled ("vjp") and calls made so far.
+      eps: machine epsilon of the coarsest dtype among variables and outputs.
     """
 
     def __init__(self, maps: Maps) -> None:
         self._maps = maps
-        self.variables = tuple(maps.variables)
-        self.outputs = tuple(maps.outputs)
-        self.values = maps.values
         self.excluded = maps.excluded
-        sizes = (sum(t.size for t in side) for side in (self.outputs, self.variables))
-        super().__init__(dtype=np.float64, shape=tuple(sizes))
+        self.used = maps.used
+        self._read()
+        super().__init__(dtype=np.float64, shape=self._shape())
+
+    def at(self, x: Mapping[str, Array]) -> None:
+        """Move to another point: products are those of x from now on, in the same sessions.
+
+        Raises: InputError where arrays do not fit the inputs.
+        Cost: about 1 forward pass; nothing is loaded again.
+        """
+        self._maps.at(x)
+        self._read()
+        self.shape = self._shape()
+
+    def _read(self) -> None:
+        self.variables = tuple(self._maps.variables)
+        self.outputs = tuple(self._maps.outputs)
+        self.values = self._maps.values
+        kinds = {t.dtype for t in (*self.variables, *self.outputs)}
+        # an integer that is differentiated straight through has a tangent in float32
+        floats = [kind if kind.kind == "f" else np.dtype("float32") for kind in kinds]
+        self.eps = max((float(np.finfo(kind).eps) for kind in floats), default=0.0)
+
+    def _shape(self) -> tuple[int, int]:
+        rows, columns = (sum(t.size for t in side) for side in (self.outputs, self.variables))
+        return rows, columns
 
     @property
     def single(self) -> str | None:
@@ -54,17 +77,15 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
             return np.asarray(real + 1j * imaginary)
         if columns.shape[1] > 1:
             self._maps.fold()
-        rows = _scaled(lambda rows: self._products(kind, rows), columns.T.astype(np.float64))
-        return np.transpose(rows)
-
-    def _products(self, kind: str, rows: Array) -> Array:
-        _, given = self._maps.sides(kind)
+        given = self._maps.sides(kind)[1]
+        rows = np.empty((columns.shape[1], sum(t.size for t in given)))
         size = self._maps.block()
-        blocks = [
-            joined(self._maps.apply(kind, rows[i : i + size]), given)
-            for i in range(0, len(rows), size)
-        ]
-        return np.concatenate(blocks) if blocks else np.zeros((0, sum(t.size for t in given)))
+        for i in range(0, len(rows), size):
+            block = columns[:, i : i + size].T.astype(np.float64)
+            rows[i : i + size] = _scaled(
+                lambda part: joined(self._maps.apply(kind, part), given), block
+            )
+        return np.transpose(rows)
 
 
 def _scaled(products: Callable[[Array], Array], rows: Array) -> Array:

@@ -64,7 +64,7 @@ class Maps:
         quantized: str | None,
         many: bool,
     ) -> None:
-        point = {name: np.array(value) for name, value in x.items()}
+        self._point = {name: np.array(value) for name, value in x.items()}
         on_cpu = all(name.lower().startswith("cpu") for name in providers or ())
         target = "cpu" if on_cpu else "portable"
 
@@ -79,7 +79,7 @@ class Maps:
                 ),
                 providers=providers,
             )
-            return _Started(session, session.at(point))
+            return _Started(session, session.at(self._point))
 
         self._start = start
         self._one: _Started | None = None
@@ -95,12 +95,26 @@ class Maps:
             raise UsageError(f"there are outputs without a derivative, leave them out: {reasons}")
         #: outputs without a derivative, which are left out, with the reason
         self.excluded: dict[str, str] = dict(report["excluded"])
+        #: directions pushed ("jvp") and cotangents pulled ("vjp") so far, and calls that took them
+        self.used = {"jvp": 0, "vjp": 0, "calls": 0}
+        self._read(started)
+
+    def at(self, x: Mapping[str, Array]) -> None:
+        """Linearise at another point, in the sessions that there are."""
+        self._point = {name: np.array(value) for name, value in x.items()}
+        started = [each for each in (self._many, self._one) if each is not None]
+        for each in started:
+            each.values = each.session.at(self._point)
+        self._read(started[0])
+
+    def _read(self, started: _Started) -> None:
+        report = started.session.linearized.primal.report
         #: f(x), of the outputs that are differentiated
         self.values = {name: started.values[name] for name in report["outputs"]}
         self.outputs = [Tensor(name, y.shape, y.dtype) for name, y in self.values.items()]
         self.variables = [
-            Tensor(name, point[name].shape, point[name].dtype)
-            if name in point
+            Tensor(name, self._point[name].shape, self._point[name].dtype)
+            if name in self._point
             else _inner(started.session, name, self.outputs)
             for name in report["wrt"]
         ]
@@ -136,6 +150,8 @@ class Maps:
         """
         taken, given = self.sides(kind)
         seeds = _split(rows, taken)
+        self.used[kind] += len(rows)
+        self.used["calls"] += 1
         if self._many is not None and (len(rows) > 1 or self._one is None):
             found = self._many.apply(kind, seeds)
         else:
@@ -153,7 +169,7 @@ class Maps:
         return self._one
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Started:
     """A linearised session at the point, and f(x)."""
 

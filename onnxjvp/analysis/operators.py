@@ -25,6 +25,7 @@ def jacobian_operator(
     providers: Sequence[str] | None = None,
     links: Path | None = None,
     quantized: str | None = None,
+    blocks: bool = False,
 ) -> JacobianOperator:
     """The Jacobian at x as a `scipy.sparse.linalg.LinearOperator`.
 
@@ -33,12 +34,15 @@ def jacobian_operator(
         (["params"]).
       x: an array per input of the model, of its dtype.
       providers: as for `Session`; None means CPU.
+      blocks: linearise for many directions from the start, and not for one: for methods that ask
+        for blocks of products alone.
     Returns:
       An operator of shape (elements of the outputs, elements of the variables): several of them
       stand behind each other in the order of `outputs` and `wrt`, each in row-major order. All
       samples of a batch are among the elements. Vectors are float64 outside and of the model's
       dtypes inside, scaled by powers of two so that small and large ones survive. It also has
-      `variables`, `outputs`, `values` (f(x)), `excluded` and `single`, see `JacobianOperator`.
+      `variables`, `outputs`, `values` (f(x)), `excluded`, `single`, `used` and `at`, which moves
+      it to another point, see `JacobianOperator`.
       Columns of variables that no output depends on are zeros.
     Raises:
       MissingDependencyError: scipy is not installed.
@@ -63,6 +67,6 @@ def jacobian_operator(
         providers=providers,
         links=links,
         quantized=quantized,
-        many=False,
+        many=blocks,
     )
     return JacobianOperator(maps)

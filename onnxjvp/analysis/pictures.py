@@ -49,29 +49,33 @@ def heat_map(
       twice.
     """
     matrix = _matrix(array, rows)
-    figure = _figure()
+    figure = new_figure()
+    axes = figure.add_subplot()
+    image = draw_cells(axes, matrix)
+    shape = " × ".join(map(str, np.shape(array)))
+    axes.set_title(f"Jacobian of {output} in {variable} [{shape}]" if title is None else title)
+    axes.set_xlabel(f"{variable}, element (row-major)")
+    axes.set_ylabel(f"{output}, element (row-major)")
+    figure.colorbar(image, label=f"∂ {output} / ∂ {variable}")
+    return save_figure(figure, Path(path))
+
+
+def draw_cells(axes: Any, matrix: Array) -> Any:
+    """The elements of a matrix as colours; returns the image, for a colour bar."""
     cells = _reduced(_reduced(matrix, 0), 1)
     finite = np.abs(cells[np.isfinite(cells)])
     limit = float(finite.max(initial=0)) or 1.0
-    axes = figure.add_subplot()
-    colours = _colours()
-    image = axes.imshow(
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    return axes.imshow(
         np.ma.masked_invalid(cells),
-        cmap=colours,
+        cmap=_colours(),
         vmin=-limit,
         vmax=limit,
         aspect="auto",
         interpolation="nearest",
         extent=(-0.5, matrix.shape[1] - 0.5, matrix.shape[0] - 0.5, -0.5),
     )
-    shape = " × ".join(map(str, np.shape(array)))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
-    axes.set_title(f"Jacobian of {output} in {variable} [{shape}]" if title is None else title)
-    axes.set_xlabel(f"{variable}, element (row-major)")
-    axes.set_ylabel(f"{output}, element (row-major)")
-    figure.colorbar(image, label=f"∂ {output} / ∂ {variable}")
-    return _save(figure, Path(path))
 
 
 def _matrix(array: ArrayLike, rows: int | None) -> Array:
@@ -103,7 +107,7 @@ def _reduced(matrix: Array, axis: int) -> Array:
     return np.where(np.abs(low) > np.abs(high), low, high)
 
 
-def _figure() -> Any:
+def new_figure(size: tuple[float, float] = (8, 6)) -> Any:
     """A figure that draws into memory, whatever screen there is."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 - optional
@@ -112,7 +116,7 @@ def _figure() -> Any:
         raise MissingDependencyError(
             'A picture needs matplotlib, which is not installed: pip install "onnxjvp[plot]".'
         ) from error
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -123,7 +127,11 @@ def _colours() -> Any:
     return colormaps["RdBu_r"].with_extremes(bad="0.6")
 
 
-def _save(figure: Any, path: Path) -> Path:
+def save_figure(figure: Any, path: Path) -> Path:
+    """Write a picture, complete or not at all.
+
+    Raises: UsageError for an unknown format, or a place that cannot be written.
+    """
     kind = path.suffix.removeprefix(".").lower()
     known = figure.canvas.get_supported_filetypes()
     if kind not in known:

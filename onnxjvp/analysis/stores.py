@@ -142,7 +142,7 @@ class _Zarr:
     """A zarr group with an array per output and variable, called OUTPUT_jac_VARIABLE."""
 
     def __init__(self, path: Path, temporary: Path) -> None:
-        self._zarr = _zarr()
+        self._zarr = zarr_module()
         self._path, self._temporary = path, temporary
         self._group = self._zarr.open_group(temporary, mode="w")
         self._names: dict[Pair, str] = {}
@@ -175,12 +175,13 @@ def _chunks(shape: tuple[int, ...], dtype: np.dtype[Any], along: range) -> tuple
     return tuple(chunks)
 
 
-def _zarr() -> Any:
+def zarr_module() -> Any:
+    """Raises MissingDependencyError if zarr is not installed."""
     try:
         import zarr  # noqa: PLC0415 - it is optional
     except ImportError as error:
         raise MissingDependencyError(
-            "Writing a .zarr group needs zarr, which is not installed: "
+            "A .zarr file needs zarr, which is not installed: "
             'pip install "onnxjvp[zarr]"; a .npy file needs nothing.'
         ) from error
     return zarr

@@ -57,3 +57,80 @@ class Names(str, Enum):
     """Whose names files and tensors have."""
 
     CASADI = "casadi"
+
+
+class Values(str, Enum):
+    """Which values of a Jacobian."""
+
+    SINGULAR = "singular"
+    EIGEN = "eigen"
+
+
+class SpectrumMethod(str, Enum):
+    """What computes them."""
+
+    AUTO = "auto"
+    KRYLOV = "krylov"
+    ALTERNATING = "alternating"
+    SUBSPACE = "subspace"
+    DENSE = "dense"
+    SVDS = "svds"
+    LOBPCG = "lobpcg"
+    EIGS = "eigs"
+    EIGSH = "eigsh"
+
+
+class Number(str, Enum):
+    """Which number of a Jacobian."""
+
+    FROBENIUS = "frobenius"
+    SPECTRAL = "spectral"
+    TRACE = "trace"
+    LOG_DET = "log-det"
+    LOG_DET_SYMMETRIC = "log-det-symmetric"
+    INVERSE = "inverse"
+    CONDITION = "condition"
+
+
+class NormMethod(str, Enum):
+    """What computes it."""
+
+    AUTO = "auto"
+    DENSE = "dense"
+    SAMPLING = "sampling"
+    HUTCH = "hutch++"
+    KRYLOV = "krylov"
+    ALTERNATING = "alternating"
+    ITERATIVE = "iterative"
+
+
+class Probe(str, Enum):
+    """What random vectors are drawn from."""
+
+    RADEMACHER = "rademacher"
+    NORMAL = "normal"
+    SPHERE = "sphere"
+
+
+class KernelForm(str, Enum):
+    """Which pairs of outputs a kernel keeps."""
+
+    FULL = "full"
+    DIAGONAL = "diagonal"
+    TRACE = "trace"
+
+
+class KernelMethod(str, Enum):
+    """How a kernel is computed."""
+
+    AUTO = "auto"
+    STRUCTURED = "structured"
+    CONTRACTION = "contraction"
+    PRODUCTS = "products"
+
+
+class KernelGroups(str, Enum):
+    """What has a kernel of its own."""
+
+    PARAMETER = "parameter"
+    MODULE = "module"

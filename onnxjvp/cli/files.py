@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -134,29 +134,36 @@ def read_inputs(
 ) -> dict[str, Array]:
     """Arrays for a model's inputs from --inputs, --input (which goes first) and --dim."""
     feeds = {} if bundle is None else read_npz(bundle)
-    seeds: dict[str, int] = {}
-    named: set[str] = set()
-    for option in options:
-        name, _, value = option.partition("=")
-        if not (name and value):
-            raise UsageError(
-                f"--input {option!r} is not NAME=FILE.npy, NAME=FILE.npz or NAME=random:SEED"
-            )
-        if name in named:
-            raise UsageError(f"--input names {name!r} twice; give each input once")
-        named.add(name)
+    seeds, files = given_inputs(options)
+    for name in (*seeds, *files):
         feeds.pop(name, None)
-        if value.startswith("random:"):
-            seeds[name] = _seed(option, value.removeprefix("random:"))
-        else:
-            feeds[name] = _array_for(name, Path(value))
+    feeds |= {name: _array_for(name, path) for name, path in files.items()}
     if dims and not seeds:
         raise UsageError(
             "--dim gives the sizes of inputs that are drawn, and none is; pass --input "
             "NAME=random:SEED, or leave --dim out"
         )
     _check_names(specs, {*feeds, *seeds})
-    return feeds | _drawn(specs, feeds, seeds, dims)
+    return feeds | drawn(specs, feeds, seeds, dims)
+
+
+def given_inputs(options: Sequence[str]) -> tuple[dict[str, int], dict[str, Path]]:
+    """Read --input: the seeds of inputs that are drawn, and the files of the others."""
+    seeds: dict[str, int] = {}
+    files: dict[str, Path] = {}
+    for option in options:
+        name, _, value = option.partition("=")
+        if not (name and value):
+            raise UsageError(
+                f"--input {option!r} is not NAME=FILE.npy, NAME=FILE.npz or NAME=random:SEED"
+            )
+        if name in seeds or name in files:
+            raise UsageError(f"--input names {name!r} twice; give each input once")
+        if value.startswith("random:"):
+            seeds[name] = _seed(option, value.removeprefix("random:"))
+        else:
+            files[name] = Path(value)
+    return seeds, files
 
 
 def _seed(option: str, text: str) -> int:
@@ -179,13 +186,18 @@ def _array_for(name: str, path: Path) -> Array:
     return found[name] if name in found else next(iter(found.values()))
 
 
-def _check_names(specs: Sequence[TensorSpec], given: set[str]) -> None:
+def check_known(specs: Sequence[TensorSpec], given: Iterable[str]) -> None:
+    """Refuse names that are no inputs."""
     known = [spec.name for spec in specs]
-    if unknown := sorted(given - set(known)):
+    if unknown := sorted(set(given) - set(known)):
         raise UsageError(
             f"the model has no input {', '.join(map(repr, unknown))}; it takes "
             f"{', '.join(map(str, specs)) or 'none'}"
         )
+
+
+def _check_names(specs: Sequence[TensorSpec], given: set[str]) -> None:
+    check_known(specs, given)
     missing = [spec for spec in specs if spec.name not in given]
     if missing:
         options = " ".join(f"--input {spec.name}=random:0" for spec in missing)
@@ -195,7 +207,7 @@ def _check_names(specs: Sequence[TensorSpec], given: set[str]) -> None:
         )
 
 
-def _drawn(
+def drawn(
     specs: Sequence[TensorSpec],
     feeds: Mapping[str, Array],
     seeds: Mapping[str, int],

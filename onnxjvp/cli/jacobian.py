@@ -3,7 +3,6 @@
 # ruff: noqa: PLC0415  (NumPy is imported where it is used, so that --help is fast)
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,8 @@ import typer
 from onnxjvp.cli import output
 from onnxjvp.cli.choices import Mode, Quantized
 from onnxjvp.cli.files import AllowLinks, check_output, read_inputs, sizes, write_npz
-from onnxjvp.errors import MissingDependencyError, UsageError
+from onnxjvp.cli.points import check_plot, input_specs
+from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxjvp.runtime import Array
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 #: elements that are read at once, of arrays that memory may not hold
 _PIECE = 1 << 24
-_PICTURES = (".png", ".pdf", ".svg")
 
 
 def jacobian(
@@ -110,7 +109,7 @@ def jacobian(
     _check_places(out, plot, affine=affine, force=force)
     providers = [provider]
     with output.busy(f"loading {model}"):
-        specs = _inputs(model, providers, allow_links)
+        specs = input_specs(model, providers, allow_links)
     feeds = read_inputs(specs, given or (), inputs, known)
     treatment = None if quantized is None else quantized.value
     rows = None
@@ -153,24 +152,7 @@ def _check_places(out: Path | None, plot: Path | None, *, affine: bool, force: b
             raise UsageError(f"{str(out)!r} exists; remove it, or choose another name with -o")
         check_output(out, force=force)
     if plot is not None:
-        if out is not None and plot.resolve() == out.resolve():
-            raise UsageError(f"--plot and -o both name {str(plot)!r}; give two names")
-        check_output(plot, force=force)
-        if plot.suffix not in _PICTURES:
-            raise UsageError(f"{str(plot)!r}: give a name that ends in {', '.join(_PICTURES)}")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise MissingDependencyError(
-                '--plot needs matplotlib, which is not installed: pip install "onnxjvp[plot]"'
-            )
-
-
-def _inputs(model: Path, providers: Sequence[str], links: Path | None) -> Sequence[Any]:
-    from onnxjvp.graph.load import load
-    from onnxjvp.runtime import Session
-
-    # a runtime may follow links by rules of its own
-    loaded = model if links is None else load(model, links=links).model
-    return Session(loaded, providers=providers, optimize=False).inputs
+        check_plot(plot, out, force=force)
 
 
 def _rows_of_one_pair(

@@ -11,11 +11,15 @@ import typer
 from onnxjvp._version import __version__
 from onnxjvp.cli import output
 from onnxjvp.cli.bench import bench
+from onnxjvp.cli.fix import fix
 from onnxjvp.cli.inspect import inspect
 from onnxjvp.cli.jacobian import jacobian
+from onnxjvp.cli.norm import norm
+from onnxjvp.cli.ntk import ntk
 from onnxjvp.cli.ops import ops
 from onnxjvp.cli.rewrite import rewrite
 from onnxjvp.cli.run import run
+from onnxjvp.cli.spectrum import spectrum
 from onnxjvp.cli.verify import verify
 from onnxjvp.errors import OnnxJvpError
 
@@ -30,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (rewrite, inspect, verify, run, jacobian, bench, ops):
+for command in (rewrite, inspect, verify, run, jacobian, spectrum, norm, ntk, fix, bench, ops):
     app.command()(command)
 
 #: typer's errors in arguments; it has no name of its own for them in all its versions

@@ -93,15 +93,25 @@ def busy(text: str) -> contextlib.AbstractContextManager[object]:
 
 
 @contextlib.contextmanager
-def progress(text: str) -> Iterator[Callable[[int, int], object] | None]:
-    """A bar on stderr, which is told how many of how many are done; none where no one watches."""
+def progress(text: str, unit: str = "") -> Iterator[Callable[[int, int], object] | None]:
+    """A bar on stderr, which is told how many of how many are done; none where no one watches.
+
+    Args:
+      unit: what is counted, to show how many there are in a second.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console
     from rich.markup import escape
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn, Task
+    from rich.text import Text
 
-    with Progress(console=Console(stderr=True), transient=True) as bar:
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:.3g} {unit}/s")
+
+    columns = (*Progress.get_default_columns(), *((Rate(),) if unit else ()))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(escape(printable(text)), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

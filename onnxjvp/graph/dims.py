@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import functools
 import itertools
+import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import onnx_ir as ir
 import sympy
+
+from onnxjvp.graph.files import is_placeholder
 
 Dim = int | ir.SymbolicDim
 Dims = tuple[Dim, ...]
@@ -38,11 +42,6 @@ def symbol(name: str | None) -> Dim:
     return fresh() if is_placeholder(name) else _named(name or "")
 
 
-def is_placeholder(name: str | None) -> bool:
-    """Whether a name is some exporter's word for "unknown": two of these need not be equal."""
-    return not name or not re.search(r"[^\W\d]", name) or name in ("None", "unk", "unknown")
-
-
 @functools.lru_cache(maxsize=4096)
 def _named(name: str) -> Dim:
     if _EXPRESSION.fullmatch(name) and "**" not in name:
@@ -55,10 +54,23 @@ def _named(name: str) -> Dim:
 
 def simplest(dim: Dim) -> Dim:
     """The int, where an expression has become one."""
-    if isinstance(dim, int) or dim.free_symbols():
+    if isinstance(dim, int) or _symbols(dim):
         return dim
     value = dim.evaluate({})
     return value if isinstance(value, int) else fresh()
+
+
+# Expressions are made anew and spelt out by every operation, which takes longer than all else that
+# is done with a dimension; the same few meet again and again.
+@functools.lru_cache(maxsize=4096)
+def _symbols(dim: ir.SymbolicDim) -> frozenset[str]:
+    return dim.free_symbols()
+
+
+@functools.lru_cache(maxsize=4096)
+def computed(function: Callable[[Any, Any], Any], first: Dim, second: Dim) -> Dim:
+    """An operation of `operator` on two dimensions."""
+    return cast(Dim, function(first, second))
 
 
 def expression(dim: Dim) -> sympy.Expr:
@@ -77,7 +89,7 @@ def product(dims: Iterable[Dim]) -> Dim:
     for dim in dims:
         if dim == 0:
             return 0
-        total = total * dim
+        total = computed(operator.mul, total, dim)
     return simplest(total)
 
 
@@ -87,18 +99,18 @@ def quotient(total: Dim, part: Dim) -> Dim:
         return total // part if part else fresh()
     if total == part:
         return 1
-    return simplest(total / part) if not isinstance(total, int) else fresh()
+    return (
+        simplest(computed(operator.truediv, total, part)) if not isinstance(total, int) else fresh()
+    )
 
 
 def broadcast(first: Dim, second: Dim) -> Dim:
     """The dimension that two broadcast to (numpy's rule)."""
-    if second in (first, 1):
-        return first
-    if first == 1:
-        return second
-    for dim in (first, second):
+    for dim, other in ((first, second), (second, first)):
         if isinstance(dim, int):  # the other is 1 or equal to it, or the model is invalid
-            return dim
+            return other if dim == 1 else dim
+    if first == second:
+        return first
     return _larger(_met.get(first, frozenset((first,))) | _met.get(second, frozenset((second,))))
 
 
@@ -134,7 +146,7 @@ def is_static(dims: Iterable[Dim]) -> bool:
 
 def is_named(dim: Dim) -> bool:
     """Whether the dimension can be written in a file: an int, or free of unknowns."""
-    return isinstance(dim, int) or not any(s.startswith("?") for s in dim.free_symbols())
+    return isinstance(dim, int) or not any(s.startswith("?") for s in _symbols(dim))
 
 
 def of(value: ir.Value) -> Dims:

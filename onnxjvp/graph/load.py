@@ -11,18 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import google.protobuf.message
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common
 
-from onnxjvp.errors import InvalidModelError, UsageError
-from onnxjvp.graph import runtime_nodes
+from onnxjvp.errors import InvalidModelError
+from onnxjvp.graph import deprecated, runtime_nodes
 from onnxjvp.graph.branches import normalise
 from onnxjvp.graph.conditions import decide
+from onnxjvp.graph.files import inside, parse, shown
 from onnxjvp.graph.inference import infer
 from onnxjvp.graph.opset import at_opset, declare_standard, opset_of, skeleton
 from onnxjvp.graph.regions import captured
+from onnxjvp.graph.sequences import OPERATORS as SEQUENCES
 from onnxjvp.graph.sequences import resolve
 from onnxjvp.graph.shapes import Shapes, constant
 
@@ -62,15 +63,45 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
       InvalidModelError: not ONNX, fails onnx's checker, or unusable external data.
     Cost: linear in nodes; weights are neither copied nor read.
     """
+    working, before = _in_normal_form(model, opset, links)
+    declared = {
+        v.name or "": None if v.shape is None else v.shape.copy()
+        for v in (*working.graph.inputs, *working.graph.outputs)
+    }
+    shapes = _settle(working)
+    raised_from = before if opset_of(working) != before else None
+    return Source(working, shapes, raised_from, declared)
+
+
+def runnable(model: AnyModel) -> ir.Model:
+    """As `load`, for whoever runs it: shapes are inferred only where they say what is run."""
+    working, _ = _in_normal_form(model, None, None)
+    nodes = working.graph.all_nodes()
+    if any(not n.domain and (n.op_type == "If" or n.op_type in SEQUENCES) for n in nodes):
+        _settle(working)
+    return working
+
+
+def _settle(working: ir.Model) -> Shapes:
+    """Infer shapes, and replace what they decide."""
+    shapes = infer(working)
+    while resolve(working) or decide(working, shapes):
+        shapes = infer(working)  # each round may learn the sizes that the next one needs
+    return shapes
+
+
+def _in_normal_form(model: AnyModel, opset: int | None, links: Path | None) -> tuple[ir.Model, int]:
+    """Checked, inlined and raised; and the opset that it came with."""
     working = _read(model)
     _check_tensors(working, links)
-    _check_order(working, _where(model))
+    _check_order(working, shown(model))
     runtime_nodes.set_apart(working)
+    deprecated.define(working)
     try:
         onnx.checker.check_model(_with_ranked_outputs(skeleton(working)))
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise InvalidModelError(
-            f"{_where(model)} fails onnx's checker: {str(error).strip().rstrip('.')}. Export the "
+            f"{shown(model)} fails onnx's checker: {str(error).strip().rstrip('.')}. Export the "
             "model again, or repair it"
         ) from error
     _inline(working)
@@ -83,19 +114,7 @@ def load(model: AnyModel, *, opset: int | None = None, links: Path | None = None
     normalise(working)  # adapters between opsets make constants inside bodies
     _expose_dropout_masks(working)
     _expose_states(working)
-    declared = {
-        v.name or "": None if v.shape is None else v.shape.copy()
-        for v in (*working.graph.inputs, *working.graph.outputs)
-    }
-    shapes = infer(working)
-    while resolve(working) or decide(working, shapes):
-        shapes = infer(working)  # each round may learn the sizes that the next one needs
-    raised_from = before if opset_of(working) != before else None
-    return Source(working, shapes, raised_from, declared)
-
-
-def _where(model: AnyModel) -> str:
-    return f"{os.fspath(model)!r}" if isinstance(model, str | os.PathLike) else "the model given"
+    return working, before
 
 
 def _read(model: AnyModel) -> ir.Model:
@@ -105,24 +124,24 @@ def _read(model: AnyModel) -> ir.Model:
     if isinstance(model, onnx.ModelProto):
         proto = model
     else:
-        proto = _parse(model)
+        proto = parse(model)
         if not isinstance(model, bytes):
             folder = Path(model).resolve().parent
     if not proto.HasField("graph"):
         raise InvalidModelError(
-            f"{_where(model)} is not an ONNX model: it holds no graph. Give the .onnx file that an "
+            f"{shown(model)} is not an ONNX model: it holds no graph. Give the .onnx file that an "
             "exporter wrote"
         )
-    _check_no_maps(proto, _where(model))
+    _check_no_maps(proto, shown(model))
     try:
         loaded = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
-        raise InvalidModelError(f"{_where(model)} cannot be read as ONNX: {error}") from error
+        raise InvalidModelError(f"{shown(model)} cannot be read as ONNX: {error}") from error
     if folder is not None:
         ir.external_data.set_base_dir(loaded.graph, folder)
     elif outside := [n for n, t in _tensors(loaded) if isinstance(t, ir.ExternalTensor)]:
         raise InvalidModelError(
-            f"{_where(model)} keeps {len(outside)} tensor(s), {outside[0]!r} first, in external "
+            f"{shown(model)} keeps {len(outside)} tensor(s), {outside[0]!r} first, in external "
             "files, and bytes and protos do not say in which folder. Give the path of the model, "
             "or load its data into it (onnx.load does)"
         )
@@ -149,29 +168,6 @@ def _check_no_maps(proto: onnx.ModelProto, where: str) -> None:
             f"{where} has {info.name!r} among its inputs and outputs, which is no tensor but made "
             f"of maps. {remedy}"
         )
-
-
-def _parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
-    if isinstance(model, bytes):
-        content = model
-    else:
-        path = Path(model)
-        if not path.is_file():
-            kind = "is a folder" if path.is_dir() else "does not exist"
-            raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{os.fspath(model)!r} cannot be read: {error.strerror}") from error
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(content)
-    except google.protobuf.message.DecodeError as error:
-        raise InvalidModelError(
-            f"{_where(model)} is not an ONNX file, or is truncated ({len(content)} bytes): "
-            f"{error}. Give the .onnx file that an exporter wrote"
-        ) from error
-    return proto
 
 
 def _with_ranked_outputs(bare: onnx.ModelProto) -> onnx.ModelProto:
@@ -230,39 +226,13 @@ def _check_tensors(model: ir.Model, links: Path | None) -> None:
                 )
 
 
-def refuse_data_outside(path: str | os.PathLike[str]) -> None:
-    """Raise InvalidModelError for a file whose external data leaves its folder.
-
-    For files that go to a runtime as they are. Links are the runtime's to judge.
-    """
-    try:
-        proto = _parse(path)
-    except InvalidModelError:
-        return  # not a protobuf: another format of the runtime's, or an error that it reports
-    folder = Path(path).resolve().parent
-    for tensor in proto.graph.initializer:
-        for entry in tensor.external_data:
-            if entry.key == "location":
-                _inside(tensor.name, folder, entry.value)
-
-
-def _inside(name: str, folder: Path, location: str) -> Path:
-    path = Path(os.path.normpath(folder / location))
-    if not path.is_relative_to(folder):
-        raise InvalidModelError(
-            f"tensor {name!r} keeps its data in {location!r}, outside the model's folder; that is "
-            "refused. Put the data file beside the model"
-        )
-    return path
-
-
 def _check_external(name: str, tensor: ir.ExternalTensor) -> None:
     """Refuse external data that leaves the model's folder, or is not all there."""
     location = os.fspath(tensor.location)
     if not tensor.base_dir:  # a link that was followed, or a tensor that the caller made
         path = Path(location)
     else:
-        path = _inside(name, Path(tensor.base_dir).resolve(), location)
+        path = inside(name, Path(tensor.base_dir).resolve(), location)
         if path.exists() and (path.resolve() != path or path.stat().st_nlink > 1):
             raise InvalidModelError(
                 f"the data file {location!r} of tensor {name!r} is a link; links are refused "
@@ -310,6 +280,7 @@ def _inline(model: ir.Model) -> None:
         onnx_ir.passes.common.InlinePass()(model)
     except (ValueError, RuntimeError, ir.passes.PassError) as error:
         raise InvalidModelError(f"the model's functions cannot be inlined: {error}") from error
+    model.opset_imports.pop(deprecated.DOMAIN, None)
 
 
 def _drop_default_inputs(model: ir.Model) -> None:

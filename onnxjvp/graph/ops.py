@@ -61,12 +61,35 @@ class Ops:
         operands = list(inputs)
         while operands and operands[-1] is None:
             operands.pop()
+        if op_type == "Pad" and not domain:
+            operands = self._around_all_axes(operands)
         given = {k: v for k, v in (attributes or {}).items() if v is not None}
         version = self.shapes.opset_imports.get("", 1)
         if not domain and (narrow := foreign(op_type, operands, version)):
             return self._in_single(op_type, operands, given, outputs, narrow)
-        node = ir.node(op_type, operands, given, domain=domain, num_outputs=outputs)
+        typed = {name: _typed(name, value) for name, value in given.items()}
+        node = ir.node(op_type, operands, typed, domain=domain, num_outputs=outputs)
         return self._record(node)
+
+    def _around_all_axes(self, operands: list[ir.Value | None]) -> list[ir.Value | None]:
+        """A Pad's operands without axes, which onnxruntime overlooks as it moves Transposes."""
+        x, pads, fill, axes = [*operands, None, None][:4]
+        named = None if axes is None else self.shapes.ints(axes)
+        if x is None or pads is None or named is None:
+            return operands
+        chosen = [axis % rank(x) for axis in named]
+        count, sizes = len(chosen), self.shapes.ints(pads)
+        # of every end of every axis, where among the pads it is; behind them there is a zero
+        places = [
+            end * count + chosen.index(axis) if axis in chosen else 2 * count
+            for end in (0, 1)
+            for axis in range(rank(x))
+        ]
+        if sizes is not None:
+            whole = self.ints([(*sizes, 0)[place] for place in places])
+        else:
+            whole = self.Gather(self.Concat(pads, self.ints([0]), axis=0), self.ints(places))
+        return [x, whole] if fill is None else [x, whole, fill]
 
     def _in_single(
         self,
@@ -241,6 +264,15 @@ class Ops:
         for value in values[1:]:
             total = self.Add(total, value)
         return total
+
+
+def _typed(name: str, value: Any) -> Any:
+    """An attribute whose type is plain; `ir.node` asks lists and tensors at length for theirs."""
+    if isinstance(value, ir.Tensor):
+        return ir.AttrTensor(name, value)
+    if isinstance(value, list | tuple) and value and all(type(v) is int for v in value):
+        return ir.AttrInt64s(name, value)
+    return value
 
 
 def _fit_alike(node: ir.Node, inputs: Sequence[ir.Value | None]) -> bool:

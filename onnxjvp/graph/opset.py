@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from typing import cast
 
 import onnx
 import onnx_ir as ir
 
 from onnxjvp.errors import InvalidModelError, UsageError
+from onnxjvp.graph.old_scans import raise_scans
 
 #: rules and shape functions read the operators as they are from this opset on
 FLOOR = 18
@@ -34,19 +36,44 @@ def declare_standard(model: ir.Model) -> None:
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
     """The model with its weights as inputs: what onnx's C++ passes can take at any size."""
-    bare = model.clone()
-    graph = bare.graph
-    for name, value in list(graph.initializers.items()):
+    graph = model.graph
+    inputs = {value: value for value in graph.inputs}
+    small = []
+    for value in graph.initializers.values():
         tensor = value.const_value
         outside = isinstance(tensor, ir.ExternalTensor)
         if tensor is not None and (outside or tensor.nbytes > SMALL_BYTES):
-            del graph.initializers[name]
-            value.type = value.type or ir.TensorType(tensor.dtype)
-            value.shape = value.shape or ir.Shape(tensor.shape.numpy())
-            value.const_value = None
-            if value not in graph.inputs:
-                graph.inputs.append(value)
-    return ir.to_proto(bare)
+            inputs[value] = ir.Value(
+                name=value.name,
+                type=value.type or ir.TensorType(tensor.dtype),
+                shape=value.shape or ir.Shape(tensor.shape.numpy()),
+                doc_string=value.doc_string,
+            )
+        else:
+            small.append(value)
+    # a view: a copy of the graph would take longer than writing it
+    view = ir.GraphView(
+        list(inputs.values()),
+        graph.outputs,
+        nodes=graph,
+        initializers=small,
+        doc_string=graph.doc_string,
+        opset_imports=graph.opset_imports,
+        name=graph.name,
+        metadata_props=graph.metadata_props,
+    )
+    bare = ir.Model(
+        cast(ir.Graph, view),  # which it serves as, says its docstring
+        ir_version=model.ir_version,
+        producer_name=model.producer_name,
+        producer_version=model.producer_version,
+        domain=model.domain,
+        model_version=model.model_version,
+        doc_string=model.doc_string,
+        functions=list(model.functions.values()),
+        metadata_props=model.metadata_props,
+    )
+    return ir.serde.serialize_model(bare)
 
 
 def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
@@ -68,9 +95,9 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
         )
     if target == current:
         return model
-    _check_scans(model, current)
     try:
-        proto = _converted(skeleton(model), current, target)
+        bare = raise_scans(skeleton(model)) if current == 8 else skeleton(model)
+        proto = _converted(bare, current, target)
     except (RuntimeError, onnx.version_converter.ConvertError) as error:
         raise InvalidModelError(
             f"the model's opset {current} could not be raised to {target} by onnx's version "
@@ -83,17 +110,6 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
     if current < 13:
         _coerce_hardmax(raised)
     return _with_weights(raised, model)
-
-
-def _check_scans(model: ir.Model, current: int) -> None:
-    """Before opset 9 Scan ran over a batch; onnx's converter drops that axis of the model."""
-    standard = (node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx"))
-    scan = next((node for node in standard if node.op_type == "Scan"), None)
-    if scan is not None and current < 9:
-        raise InvalidModelError(
-            f"node {scan.name or scan.outputs[0].name!r} is a Scan of opset {current}, which runs "
-            "over a batch; later ones do not. Export the model again with opset 9 or newer"
-        )
 
 
 #: from this opset on Gemm broadcasts its last operand, as it did before where `broadcast` was 1

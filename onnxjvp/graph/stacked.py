@@ -48,7 +48,7 @@ class Lanes:
 
     def folded_dims(self, like: ir.Value) -> Dims:
         shape = dims.of(like)
-        return (dims.simplest(shape[0] * self.count), *shape[1:]) if shape else (self.count,)
+        return (dims.product((shape[0], self.count)), *shape[1:]) if shape else (self.count,)
 
     def unfolded_dims(self, like: ir.Value) -> Dims:
         return (self.count, *dims.of(like))

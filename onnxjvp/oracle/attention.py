@@ -1,12 +1,18 @@
-"""ONNX's Attention in NumPy; onnx.reference gives capped scores where they were not asked for."""
+"""ONNX's operators that attend, in NumPy.
+
+onnx.reference gives capped scores where they were not asked for, has states in float32, and lets
+the graphs inside FlexAttention read nothing around them.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+from onnx.reference.op_run import OpRun
 
-from onnxjvp.oracle.registry import Array, kernel
+from onnxjvp.oracle.registry import KERNELS, Array, kernel
 
 
 @kernel
@@ -72,3 +78,79 @@ def Attention(
         y[b, h, s] = chances @ v[b, group]
     joined = np.concatenate(list(np.moveaxis(y, 1, 0)), axis=-1) if flat else y
     return (joined, k, v, stages[qk_matmul_output_mode])[:outputs]
+
+
+@kernel
+def LinearAttention(
+    query: Array,
+    key: Array,
+    value: Array,
+    past_state: Array | None = None,
+    decay: Array | None = None,
+    beta: Array | None = None,
+    *,
+    kv_num_heads: int,
+    q_num_heads: int,
+    scale: float = 0.0,
+    update_rule: str = "gated_delta",
+) -> tuple[Array, Array]:
+    """A batch, a head and a step at a time, in the words of the definition."""
+    (batch, steps, _), heads = query.shape, kv_num_heads
+    q = query.reshape(batch, steps, q_num_heads, -1)
+    k, v = (x.reshape(batch, steps, heads, -1) for x in (key, value))
+    factor = scale or 1 / math.sqrt(q.shape[3])
+    state = np.zeros((batch, heads, k.shape[3], v.shape[3]))
+    state += 0.0 if past_state is None else past_state
+    y = np.zeros((batch, steps, q_num_heads, v.shape[3]))
+    for b, h in np.ndindex(batch, heads):
+        for t in range(steps):
+            s, written = state[b, h], v[b, t, h]
+            if "gated" in update_rule:
+                assert decay is not None
+                s = np.exp(decay.reshape(batch, steps, heads, -1)[b, t, h])[:, None] * s
+            if "delta" in update_rule:
+                assert beta is not None
+                written = beta[b, t, h % beta.shape[2]] * (written - s.T @ k[b, t, h])
+            state[b, h] = s + np.outer(k[b, t, h], written)
+            for i in range(h * q_num_heads // heads, (h + 1) * q_num_heads // heads):
+                y[b, t, i] = factor * (q[b, t, i] @ state[b, h])
+    return y.reshape(batch, steps, -1), state
+
+
+class FlexAttention(OpRun):
+    """Its graphs are run on all scores at once."""
+
+    op_domain = "ai.onnx.preview"
+
+    def need_context(self) -> bool:
+        return True
+
+    def _run(
+        self,
+        Q: Array,
+        K: Array,
+        V: Array,
+        context: Any = None,
+        scale: float | None = None,
+        score_mod: Any = None,
+        prob_mod: Any = None,
+        **_: Any,
+    ) -> tuple[Array]:
+        group = Q.shape[1] // K.shape[1]
+        owner = [h // group for h in range(Q.shape[1])]
+        factor = 1 / math.sqrt(Q.shape[3]) if scale is None else scale
+        scores = factor * np.einsum("bhsd,bhtd->bhst", Q, K[:, owner])
+        scores = _changed(score_mod, scores, context)
+        powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        chances = _changed(prob_mod, powers / powers.sum(axis=-1, keepdims=True), context)
+        return (np.einsum("bhst,bhtd->bhsd", chances, V[:, owner]),)
+
+
+def _changed(graph: Any, values: Array, context: Any) -> Array:
+    if graph is None:
+        return values
+    (found,) = graph.run(None, {**(context or {}), graph.input_names[0]: values})
+    return np.asarray(found)
+
+
+KERNELS.append(FlexAttention)

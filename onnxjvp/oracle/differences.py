@@ -147,14 +147,33 @@ def _best(ascending: Sequence[_Difference], target: float) -> _Estimate:
     One step serves the whole output: choosing for each element on its own would pick those
     where the effects of several kinks happen to cancel.
     """
-    estimates = [_from_one(each) for each in ascending]
+    estimates = [
+        _from_one(each, [*ascending[max(i - 1, 0) : i], *ascending[i + 1 : i + 2]])
+        for i, each in enumerate(ascending)
+    ]
     estimates += [_from_two(fine, coarse) for fine, coarse in itertools.pairwise(ascending)]
     return min(estimates, key=lambda e: (int(e.exceeds(target).sum()), _median(e.error)))
 
 
-def _from_one(difference: _Difference) -> _Estimate:
-    """A kink within the step parts the one-sided slopes by at least twice its effect."""
-    return _Estimate(difference.slope, _even(difference.gap) + difference.rounding)
+def _from_one(difference: _Difference, neighbours: Sequence[_Difference]) -> _Estimate:
+    """A kink within the step parts the one-sided slopes by at least twice its effect.
+
+    But not where both sides are alike: an odd function has equal one-sided slopes at any step, be
+    it a jump, or of infinite slope. Then no two steps agree.
+    """
+    spread = _even(difference.gap)
+    if neighbours:
+        apart = [_unexplained(difference, other) for other in neighbours]
+        spread = np.maximum(spread, np.fmin.reduce(apart))
+    return _Estimate(difference.slope, spread + difference.rounding)
+
+
+def _unexplained(one: _Difference, other: _Difference) -> Array:
+    """How far the slopes of two steps are apart, beyond what kinks and rounding make of them."""
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one.slope - other.slope)
+    known = _even(one.gap) + _even(other.gap) + one.rounding + other.rounding
+    return np.asarray(np.maximum(apart - known, 0.0))
 
 
 def _from_two(fine: _Difference, coarse: _Difference) -> _Estimate:
@@ -176,8 +195,12 @@ def _even(spread: Array) -> Array:
 
 
 def _median(error: Array) -> float:
-    numbers = np.where(np.isnan(error), np.inf, error)
-    return float(np.quantile(numbers, 0.5, method="lower")) if error.size else 0.0
+    """The lower of two."""
+    if not error.size:
+        return 0.0
+    middle = (error.size - 1) // 2
+    numbers = np.where(np.isnan(error), np.inf, error).ravel()
+    return float(np.partition(numbers, middle)[middle])
 
 
 def _size(values: Array) -> float:

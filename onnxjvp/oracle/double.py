@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,17 +23,41 @@ _TYPE_ATTRIBUTES = {"to", "dtype", "output_dtype", "output_datatype", "softmax_p
 
 
 @dataclass(frozen=True)
+class _Schema:
+    """What widening asks of an operator's schema."""
+
+    #: per operand and per result, whether it may be float32 or float16 but not double
+    inputs: tuple[bool, ...]
+    outputs: tuple[bool, ...]
+    #: attributes whose default names such a type
+    types: frozenset[str]
+
+
+@functools.cache
+def _schema(op_type: str, version: int, domain: str) -> _Schema | None:
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return None
+    allowed = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
+
+    def narrow(formal: onnx.defs.OpSchema.FormalParameter) -> bool:
+        kinds = allowed.get(formal.type_str, {formal.type_str})
+        return bool(kinds & _NARROW_NAMES) and "tensor(double)" not in kinds
+
+    declared = schema.attributes
+    types = {n for n in _TYPE_ATTRIBUTES & set(declared) if declared[n].default_value.i in _NARROW}
+    inputs, outputs = (tuple(map(narrow, formals)) for formals in (schema.inputs, schema.outputs))
+    return _Schema(inputs, outputs, frozenset(types))
+
+
+@dataclass(frozen=True)
 class _Schemas:
     versions: dict[str, int]
     beyond: frozenset[str]
 
-    def of(self, node: NodeProto) -> onnx.defs.OpSchema | None:
-        try:
-            return onnx.defs.get_schema(
-                node.op_type, self.versions.get(node.domain, 1), node.domain
-            )
-        except onnx.defs.SchemaError:
-            return None
+    def of(self, node: NodeProto) -> _Schema | None:
+        return _schema(node.op_type, self.versions.get(node.domain, 1), node.domain)
 
 
 def to_double(model: ModelProto, *, beyond_schema: Collection[str] = ()) -> ModelProto:
@@ -122,11 +147,11 @@ def _widen_node(node: NodeProto, schemas: _Schemas, fresh: Iterator[str]) -> Ite
         return [node]
     before, after = [], []
     for i, name in enumerate(node.input):
-        if name and _is_narrow(schema, schema.inputs, i):
+        if name and _is_narrow(schema.inputs, i):
             node.input[i] = next(fresh)
             before.append(_cast(name, node.input[i], TensorProto.FLOAT))
     for i, name in enumerate(node.output):
-        if name and _is_narrow(schema, schema.outputs, i):
+        if name and _is_narrow(schema.outputs, i):
             node.output[i] = next(fresh)
             after.append(_cast(node.output[i], name, TensorProto.DOUBLE))
     return [*before, node, *after]
@@ -151,28 +176,18 @@ def _widen_attribute(attribute: AttributeProto, schemas: _Schemas, fresh: Iterat
         attribute.CopyFrom(onnx.helper.make_attribute("value", tensor))
 
 
-def _spell_out_types(node: NodeProto, schema: onnx.defs.OpSchema | None) -> None:
+def _spell_out_types(node: NodeProto, schema: _Schema | None) -> None:
     """Attributes whose default means float32."""
     present = {attribute.name for attribute in node.attribute}
     if node.op_type == "ConstantOfShape" and "value" not in present:
         zero = onnx.numpy_helper.from_array(np.zeros(1))
         node.attribute.append(onnx.helper.make_attribute("value", zero))
-    for name in _TYPE_ATTRIBUTES - present:
-        declared = schema.attributes.get(name) if schema else None
-        if declared is not None and declared.default_value.i in _NARROW:
-            node.attribute.append(onnx.helper.make_attribute(name, TensorProto.DOUBLE))
+    for name in sorted((schema.types if schema else frozenset()) - present):
+        node.attribute.append(onnx.helper.make_attribute(name, TensorProto.DOUBLE))
 
 
-def _is_narrow(
-    schema: onnx.defs.OpSchema,
-    formals: Sequence[onnx.defs.OpSchema.FormalParameter],
-    index: int,
-) -> bool:
-    """Whether this operand may be float32 or float16 but not double."""
-    kind = formals[min(index, len(formals) - 1)].type_str
-    constraints = {c.type_param_str: set(c.allowed_type_strs) for c in schema.type_constraints}
-    allowed = constraints.get(kind, {kind})
-    return bool(allowed & _NARROW_NAMES) and "tensor(double)" not in allowed
+def _is_narrow(formals: Sequence[bool], index: int) -> bool:
+    return formals[min(index, len(formals) - 1)]  # the last may stand for any number
 
 
 def _cast(source: str, target: str, to: int) -> NodeProto:

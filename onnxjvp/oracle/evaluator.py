@@ -11,9 +11,13 @@ from onnx import GraphProto, NodeProto
 from onnx.reference import ReferenceEvaluator
 
 from onnxjvp.errors import OnnxJvpError
-from onnxjvp.graph.load import AnyModel, load
+from onnxjvp.graph.load import AnyModel, runnable
 from onnxjvp.graph.opset import skeleton
-from onnxjvp.oracle import microsoft_attention  # noqa: F401  (fills the table of kernels)
+from onnxjvp.oracle import (  # noqa: F401  (they fill the table of kernels)
+    microsoft_attention,
+    microsoft_images,
+    microsoft_products,
+)
 from onnxjvp.oracle.double import graphs, nodes, to_double, widened
 from onnxjvp.oracle.kernels import KERNELS
 from onnxjvp.oracle.machine_learning import MACHINE_LEARNING
@@ -61,7 +65,7 @@ class Evaluator:
     """
 
     def __init__(self, model: AnyModel) -> None:
-        source = load(model).model
+        source = runnable(model)
         bare = skeleton(source)
         if random := random_nodes(bare.graph):
             kinds = ", ".join(sorted({node.op_type for node in random}))

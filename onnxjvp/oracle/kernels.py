@@ -20,6 +20,7 @@ from onnxjvp.oracle import (  # noqa: F401  (fill the table too)
     resizing,
     rotary,
     sampling,
+    training,
 )
 from onnxjvp.oracle.registry import KERNELS, Array, kernel, per_channel
 from onnxjvp.oracle.special import erf

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from onnxjvp.oracle.attention import LinearAttention
 from onnxjvp.oracle.microsoft import microsoft
 from onnxjvp.oracle.registry import Array
 from onnxjvp.oracle.rotary import turned
@@ -219,3 +220,6 @@ def GroupQueryAttention(
                 more = more if head_sink is None else float(head_sink[h])
                 y[b, h, s] = _softmax(scores, more) @ present[1][b, group, seen]
     return (_join(y), *present)[:outputs]
+
+
+microsoft(LinearAttention)

@@ -8,11 +8,13 @@ its bias, every nonlinearity's state taken from the x lane and shared.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from onnxjvp.graph.bodies import REBUILT, reads, rebuilt
 from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.functions import record_body
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.parameters import is_float
@@ -26,7 +28,7 @@ from onnxjvp.passes.linearize import (
     push,
     refuse,
 )
-from onnxjvp.rules.kinds import Linear, RefusedError, Zero, is_homogeneous
+from onnxjvp.rules.kinds import Function, Linear, RefusedError, Zero, is_homogeneous
 from onnxjvp.rules.leading import apply
 from onnxjvp.rules.registry import rule_for
 
@@ -94,7 +96,8 @@ class StackedClone:
                 self._rerun(region)
             return
         operands: list[Operand] = [
-            None if v is None else self.stacks.get(v) or self.primal(v) for v in region.inputs
+            None if v is None else (self.stacks.get(v) if i in live else None) or self.primal(v)
+            for i, v in enumerate(region.inputs)
         ]
         if isinstance(rule, Linear) and rule.is_affine(live):
             outputs: Sequence[Stacked | None] = apply(self.lanes, region.node, operands)
@@ -114,13 +117,10 @@ class StackedClone:
     def _rerun(self, region: Region) -> Region:
         """The region on x's lane; the same region reading and giving the new values."""
         inner: dict[ir.Value, ir.Value] = {}
+        bound = [v for n in region.nodes if n.op_type not in REBUILT for v in captured(n)]
+        if any(v in self.stacks or v in self.primals for v in bound):
+            return self._written_out(region)
         for node in region.nodes:
-            if node.op_type not in REBUILT and any(
-                v in self.stacks or v in self.primals for v in captured(node)
-            ):
-                raise RefusedError(
-                    "its body reads a value that the stacked layout moves; use --layout split"
-                )
             read = [v if v is None else inner.get(v) or self.primal(v) for v in reads(node)]
             new = rebuilt(self.op, node, read)
             for old, value in zip(node.outputs, new, strict=True):
@@ -134,6 +134,19 @@ class StackedClone:
         return Region(
             region.op_type, region.nodes, inputs, outputs, region.domain, region.attributes
         )
+
+    def _written_out(self, region: Region) -> Region:
+        """As `_rerun`, of a node whose graphs read values by name that are others on x's lane."""
+        if not isinstance(rule_for(region), Function):
+            raise RefusedError(
+                "its body reads a value that the stacked layout moves; use --layout split"
+            )
+        inputs = tuple(None if v is None else self.primal(v) for v in region.inputs)
+        found = record_body(self.op, replace(region, inputs=inputs))
+        pairs = zip(found, region.outputs, strict=True)
+        outputs = tuple(y if out is None else out for out, y in pairs)
+        self.primals.update(zip(region.outputs, outputs, strict=True))
+        return replace(region, inputs=inputs, outputs=outputs)
 
     def _pushed(
         self, frozen: Region, region: Region, operands: Sequence[Operand]

@@ -19,7 +19,7 @@ from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, regions
 from onnxjvp.graph.sequences import WHY
 from onnxjvp.graph.shapes import Shapes, opset_behind
-from onnxjvp.passes.straight import REMEDY, as_reals, carriers, refusal
+from onnxjvp.passes.straight import REMEDY, as_reals, carriers, is_bypassed, refusal
 from onnxjvp.rules.kinds import (
     Function,
     Linear,
@@ -30,7 +30,7 @@ from onnxjvp.rules.kinds import (
     uncovered,
 )
 from onnxjvp.rules.refusals import REASONS
-from onnxjvp.rules.registry import RULES, rule_for, tangents_of
+from onnxjvp.rules.registry import RULES, held_operands, rule_for, tangents_of
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,15 @@ def replay(op: Ops, program: Program, seeds: Sequence[ir.Value]) -> list[ir.Valu
 def live_inputs(region: Region, live: Set[ir.Value]) -> set[int]:
     """The operands that a derivative flows in through."""
     rule = rule_for(region)
-    ignored = rule.ignores if isinstance(rule, Linear) else ()
+    ignored = {*(rule.ignores if isinstance(rule, Linear) else ()), *held_operands(region)}
     return {i for i, v in enumerate(region.inputs) if v in live and i not in ignored}
+
+
+def _held(region: Region, live: Set[ir.Value]) -> list[str]:
+    """Live operands that the node holds: a path is cut there, others may go on."""
+    found = sorted(i for i in held_operands(region) if region.input(i) in live)
+    label = f"{name_of(region)} ({region.label}"
+    return [f"{label}, in operand {region.operand(i).name!r})" for i in found]
 
 
 def analyse(source: Source, wrt: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> Liveness:
@@ -131,12 +138,15 @@ def analyse_nodes(
     live: set[ir.Value] = set(wrt)
     cuts, expanded = list[str](), list[str]()
     refused, hopeless = [], []
+    wanted = {*outputs, *(v for region in ordered for v in region.inputs if v is not None)}
     for region in ordered:
         inputs = live_inputs(region, live)
+        cuts += _held(region, live)
         if not inputs:
             continue
         floats = carriers(region, rule_for(region), inputs)
-        reason = _refusal(region, inputs)
+        bypassed = is_bypassed(region, rule_for(region), wanted)
+        reason = None if bypassed else _refusal(region, inputs)
         by_body = isinstance(rule_for(region), Function)
         if reason is None and floats and (by_body or region.label in FLOWS):
             flow = (_flow_through_body if by_body else FLOWS[region.label])(region, inputs)

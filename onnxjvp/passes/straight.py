@@ -15,6 +15,7 @@ from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.quantized import QUANTISED, counterpart, is_code, passes_straight_through
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import Elementwise, Function, Rule, StraightThrough, Zero
+from onnxjvp.rules.registry import entered
 
 #: what a user can do about nodes that round
 REMEDY = (
@@ -26,11 +27,19 @@ REMEDY = (
 def carriers(region: Region, rule: Rule | None, inputs: Set[int]) -> list[ir.Value]:
     """The outputs that have a derivative if these operands have one."""
     if isinstance(rule, StraightThrough):
-        return [region.outputs[0]]  # scales and zero points that a node chooses are held
+        if passes_straight_through(region.node):
+            return [region.outputs[0]]  # scales and zero points that a node chooses are held
+        return [v for v in region.outputs[1:] if is_float(v)]
     types = {region.operand(i).dtype for i in inputs if is_code(region.operand(i))}
+    reached = entered(region, inputs)
     if types and region.op_type in ("Cast", "CastLike"):
-        return [v for v in region.outputs if is_float(v) or is_code(v)]
-    return [v for v in region.outputs if is_float(v) or v.dtype in types]
+        return [v for v in reached if is_float(v) or is_code(v)]
+    return [v for v in reached if is_float(v) or v.dtype in types]
+
+
+def is_bypassed(region: Region, rule: Rule | None, wanted: Set[ir.Value]) -> bool:
+    """Whether nothing that is asked for needs what a region rounds."""
+    return isinstance(rule, StraightThrough) and region.outputs[0] not in wanted
 
 
 def refusal(region: Region, rule: Rule | None, inputs: Set[int], name: str) -> str | None:

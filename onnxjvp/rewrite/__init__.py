@@ -1,5 +1,6 @@
 """Models in, models with derivatives out: load → linearise, transpose, batch or clone → emit."""
 
+from onnxjvp.rewrite.fixing import fix
 from onnxjvp.rewrite.gradients import ggn, grad, hvp
 from onnxjvp.rewrite.jacobians import jacobian
 from onnxjvp.rewrite.linearized import Linearized, linearize
@@ -11,6 +12,7 @@ __all__ = [
     "Linearized",
     "Rewritten",
     "clone",
+    "fix",
     "ggn",
     "grad",
     "hvp",

@@ -180,6 +180,7 @@ def _stacked(
         lanes[x] = [x, *(op.Sub(x, v) for v in along)] if substitutes else [x, *along]
         if not substitutes:
             lanes[x].append(op.zeros_like(x))
+    task.leave_out_rounded()
     frozen, liveness = stack(task.source, op, task.outputs, lanes)
     task.keep_differentiable(liveness)
     task.add_seeds(seeds, count, given)

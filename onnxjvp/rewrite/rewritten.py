@@ -33,7 +33,7 @@ class Rewritten:
 
     def proto(self) -> onnx.ModelProto:
         """The model as a ModelProto (at most 2 GiB; `save` has no limit)."""
-        return ir.to_proto(self.model)
+        return ir.serde.serialize_model(self.model)
 
     def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:
         """Write the model, all of it or nothing; see `graph.save.save`."""

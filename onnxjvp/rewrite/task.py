@@ -16,15 +16,19 @@ from onnxjvp._version import __version__
 from onnxjvp.errors import InputError, UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim, Dims
+from onnxjvp.graph.files import is_placeholder
 from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.opset import opset_of
 from onnxjvp.graph.parameters import is_float, variables
 from onnxjvp.graph.quantized import STRAIGHT_THROUGH, pass_straight_through
+from onnxjvp.graph.regions import of_node
 from onnxjvp.passes.batch import batch
 from onnxjvp.passes.emit import End, emit, taken_names
 from onnxjvp.passes.linearize import Liveness, Program, linearize
 from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
+from onnxjvp.rules.kinds import StraightThrough
+from onnxjvp.rules.registry import RULES
 from onnxjvp.targets import lower, named
 
 #: how many directions at once: no axis for them, so many, or a dynamic dimension of that name
@@ -57,6 +61,7 @@ class Task:
         self.op = Ops(self.source.shapes, self.source.graph)
         self.variables = variables(self.source, wrt)
         self.outputs = _outputs(self.source.graph, outputs)
+        self._chosen = outputs is not None
         self.excluded: dict[str, str] = {}
         self.cuts: tuple[str, ...] = ()
         self.expanded: tuple[str, ...] = ()
@@ -79,11 +84,23 @@ class Task:
         Raises:
           UnsupportedOpError: nodes without a rule on a live path, or no output has a derivative.
         """
+        self.leave_out_rounded()
         program, liveness = linearize(self.source, self.op, self.variables, self.outputs)
         tangents = dict(zip(self.outputs, program.outs, strict=True))
         self.keep_differentiable(liveness)
         program.outs = [tangents[y] for y in self.outputs]
         return program
+
+    def leave_out_rounded(self) -> None:
+        """Where nobody chose them, outputs that are what a node rounds to need no derivative.
+
+        Without any float output they stay, to be refused with a remedy.
+        """
+        if self._chosen or not any(is_float(v) for v in self.outputs):
+            return
+        for value in [v for v in self.outputs if _is_rounded(v)]:
+            self.outputs.remove(value)
+            self.excluded[value.name or ""] = _no_float(value)
 
     def keep_differentiable(self, liveness: Liveness) -> None:
         """Leave outputs without a derivative out, and remember why."""
@@ -121,7 +138,7 @@ class Task:
             if not isinstance(dim, int)
             for symbol in dim.free_symbols()
         }
-        if dims.is_placeholder(directions) or not directions.isidentifier():
+        if is_placeholder(directions) or not directions.isidentifier():
             raise UsageError(
                 f"{directions!r} cannot name a dynamic number of directions; give a number, or a "
                 "name such as K"
@@ -346,6 +363,12 @@ def _outputs(graph: ir.Graph, outputs: Sequence[str] | None) -> list[ir.Value]:
     return [by_name[name] for name in dict.fromkeys(outputs)]
 
 
+def _is_rounded(value: ir.Value) -> bool:
+    made = value.producer()
+    rounds = made is not None and isinstance(RULES.get(of_node(made).label), StraightThrough)
+    return rounds and not is_float(value)
+
+
 def unknown(what: str, name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {known}"
@@ -361,8 +384,7 @@ def _reasons(results: Sequence[ir.Value], liveness: Liveness) -> dict[str, str]:
         if not isinstance(value.type, ir.TensorType | None):
             reason = "it is a sequence or an optional, not a tensor"
         elif not is_float(value):
-            dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
-            reason = f"its dtype is {dtype}, not a float"
+            reason = _no_float(value)
         elif liveness.cuts:
             reason = "it does not depend on the variables other than through " + ", ".join(
                 liveness.cuts
@@ -371,3 +393,8 @@ def _reasons(results: Sequence[ir.Value], liveness: Liveness) -> dict[str, str]:
             reason = "it does not depend on the variables"
         reasons[value.name or ""] = reason
     return reasons
+
+
+def _no_float(value: ir.Value) -> str:
+    dtype = "unknown" if value.dtype is None else str(value.dtype.numpy())
+    return f"its dtype is {dtype}, not a float"

@@ -16,6 +16,7 @@ from onnxjvp.rules import (  # noqa: F401
     quantization,
     recurrent,
     reductions,
+    resizing,
     sampling,
     signal,
     trigonometric,

@@ -8,14 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
 from onnxjvp.graph.shapes import constant
 from onnxjvp.rules.kinds import Tangents
-from onnxjvp.rules.registry import elementwise, selection, zero
+from onnxjvp.rules.registry import elementwise, holds, selection, zero
 
 zero(
     "Floor Ceil Round Sign Hardmax",
@@ -126,28 +125,49 @@ def shrink_mask(op: Ops, region: Region) -> ir.Value:
     return op.Or(op.Greater(x, op.const(edge, like=x)), op.Less(x, op.const(-edge, like=x)))
 
 
-@selection("Dropout", source="ONNX Dropout-13; one mask / (1 − ratio), shared by all lanes")
+@selection(
+    "Dropout",
+    args=(0, 1),
+    chosen=(0,),
+    source="ONNX Dropout-13; x · mask / (1 − ratio), whose mask is drawn once and held; "
+    "the ratio by y / (1 − ratio), and not at all at inference",
+)
 def dropout_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    t = tangents[0]
-    assert t is not None
-    training = constant(region.input(2))
-    if region.input(2) is None or (training is not None and not training.any()):
+    t, along_ratio = (tangents[i] if i < len(tangents) else None for i in (0, 1))
+    if _never_trains(region):
         return [t]
-    scaled = op.Mul(t, _dropout_factor(op, region, t))
-    return [op.Where(region.outputs[1], scaled, op.const(0, like=t))]
+    parts, factor = list[ir.Value](), _dropout_factor(op, region)
+    if t is not None:
+        parts.append(op.Where(region.outputs[1], op.Mul(t, factor), op.const(0, like=t)))
+    if along_ratio is not None:
+        y, zero = region.outputs[0], op.const(0, like=factor)
+        if along_ratio.dtype != y.dtype:
+            along_ratio = op.CastLike(along_ratio, y)
+        held = op.Where(op.Reshape(region.operand(2), op.ints([])), factor, zero)
+        parts.append(op.Mul(op.Mul(y, held), op.Reshape(along_ratio, op.ints([]))))
+    return [op.add_all(parts)]
 
 
-def _dropout_factor(op: Ops, region: Region, like: ir.Value) -> ir.Value:
+@holds("Dropout")
+def dropout_holds(region: Region) -> set[int]:
+    """At inference it copies x, whatever the ratio."""
+    return {1} if _never_trains(region) else set()
+
+
+def _never_trains(region: Region) -> bool:
+    training = constant(region.input(2))
+    return region.input(2) is None or (training is not None and not training.any())
+
+
+def _dropout_factor(op: Ops, region: Region) -> ir.Value:
     """1 / (1 − ratio) in training; 0 where nothing is kept."""
-    ratio, training = region.input(1), region.operand(2)
-    known = constant(ratio) if ratio is not None else np.array(0.5)
-    one, zero = op.const(1, like=like), op.const(0, like=like)
-    if known is not None or ratio is None:
-        assert known is not None
-        kept = 1 - float(known.reshape(()))
-        factor = op.const(1 / kept if kept > 0 else 0, like=like)
-    else:
-        share = op.Sub(one, ratio if ratio.dtype == like.dtype else op.CastLike(ratio, one))
+    x, ratio, training = region.operand(0), region.input(1), region.operand(2)
+    one, zero = op.const(1, like=x), op.const(0, like=x)
+    if ratio is None:
+        factor = op.const(2, like=x)
+    else:  # in nodes even of a constant, which may be a variable in turn
+        ratio = op.Reshape(ratio, op.ints([]))
+        share = op.Sub(one, ratio if ratio.dtype == x.dtype else op.CastLike(ratio, one))
         some = op.Greater(share, zero)
         factor = op.Where(some, op.Reciprocal(op.Where(some, share, one)), zero)
     return factor if constant(training) is not None else op.Where(training, factor, one)

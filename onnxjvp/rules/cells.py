@@ -85,10 +85,9 @@ class Direction:
         """[T, N, ·] of a value that may be the same at all of them."""
         if rank(value) == 3:
             return value
-        width = op.sizes(value, [rank(value) - 1])
-        steps = op.sizes(self.y, [0, 1])
-        out = op.Expand(value, op.Concat(steps, width, axis=0))
-        out.shape = ir.Shape((*dims.of(self.y)[:2], dim(value, rank(value) - 1)))
+        shape = (*dims.of(self.y)[:2], dim(value, rank(value) - 1))
+        out = op.Expand(value, op.as_tensor(shape))
+        out.shape = ir.Shape(shape)
         return out
 
     def kept(self, step: Step, after: ir.Value, before: ir.Value) -> ir.Value:
@@ -226,11 +225,10 @@ def _there(value: ir.Value | None) -> ir.Value:
 
 
 def zeros_below(op: Ops, y: ir.Value) -> ir.Value:
-    """[N, H] from [T, N, H]."""
-    shape = y.shape
-    assert shape is not None
-    out = op.zeros(y.dtype, op.shape_of(y, 1))
-    out.shape = ir.Shape(shape.dims[1:])
+    """[N, H] from [T, N, H]. They wait for no value of y: sizes are read where they come in."""
+    shape = dims.of(y)[1:]
+    out = op.zeros(y.dtype, op.as_tensor(shape))
+    out.shape = ir.Shape(shape)
     return out
 
 

@@ -14,20 +14,26 @@ import onnx_ir as ir
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.ops import INT64, Ops, rank
 
-#: of the cubic convolution kernel (Keys 1981), as ONNX GridSample-22 and PyTorch have it
-_A = -0.75
-#: mode → per pixel read, the coefficients of its weight, of t⁰ first
+
+def cubic(a: float) -> np.ndarray:
+    """Of the cubic convolution kernel (Keys 1981), as `LINEAR`; its pixels begin one before."""
+    return np.array(
+        [
+            [0.0, a, -2 * a, a],
+            [1.0, 0.0, -(a + 3), a + 2],
+            [0.0, -a, 2 * a + 3, -(a + 2)],
+            [0.0, 0.0, a, -a],
+        ]
+    )
+
+
+#: per pixel read, the coefficients of its weight, of t⁰ first
+LINEAR = np.array([[1.0, -1.0], [0.0, 1.0]])
+#: by mode, as ONNX GridSample-22 and PyTorch have it
 _WEIGHTS: dict[str, np.ndarray] = {
     "nearest": np.array([[1.0]]),
-    "linear": np.array([[1.0, -1.0], [0.0, 1.0]]),
-    "cubic": np.array(
-        [
-            [0.0, _A, -2 * _A, _A],
-            [1.0, 0.0, -(_A + 3), _A + 2],
-            [0.0, -_A, 2 * _A + 3, -(_A + 2)],
-            [0.0, 0.0, _A, -_A],
-        ]
-    ),
+    "linear": LINEAR,
+    "cubic": cubic(-0.75),
 }
 _NAMES = {"bilinear": "linear", "bicubic": "cubic"}  # in GridSample-16
 
@@ -116,10 +122,16 @@ def before(op: Ops, where: ir.Value, how: Sampling) -> ir.Value:
 
 def weights(op: Ops, t: ir.Value, how: Sampling, *, slope: bool = False) -> list[ir.Value]:
     """Of every pixel read, its weight (or the slope of that) at a distance t behind the first."""
-    table = _WEIGHTS[how.mode]
-    if slope:
-        table = table[:, 1:] * np.arange(1, table.shape[1])
+    return (slopes if slope else polynomials)(op, _WEIGHTS[how.mode], t)
+
+
+def polynomials(op: Ops, table: np.ndarray, t: ir.Value) -> list[ir.Value]:
+    """One for each row of coefficients; a constant one is a scalar."""
     return [_polynomial(op, row, t) for row in table]
+
+
+def slopes(op: Ops, table: np.ndarray, t: ir.Value) -> list[ir.Value]:
+    return polynomials(op, table[:, 1:] * np.arange(1, table.shape[1]), t)
 
 
 def _polynomial(op: Ops, coefficients: np.ndarray, t: ir.Value) -> ir.Value:

@@ -78,12 +78,14 @@ class Elementwise:
 class Selection:
     """Every output element is one input element, chosen by the primal: `push` takes the same ones.
 
-    Homogeneous as long as all operands that can be chosen are live.
+    Homogeneous as long as all operands that can be chosen are live, and no other is.
     """
 
     push: Push
     args: tuple[int, ...] | None
     source: str
+    #: operands that elements are chosen from; None: every one
+    chosen: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,6 @@ def is_homogeneous(rule: Rule, region: Region, live: set[int]) -> bool:
     if isinstance(rule, Elementwise):
         return rule.homogeneous and live == {0}
     if isinstance(rule, Selection):
-        chosen = rule.args if rule.args is not None else range(len(region.inputs))
+        chosen = rule.chosen if rule.chosen is not None else range(len(region.inputs))
         return live == {i for i in chosen if region.input(i) is not None}
     return False

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxjvp.graph.ops import Ops
-from onnxjvp.graph.regions import Region
+from onnxjvp.graph.ops import Ops, rank
+from onnxjvp.graph.regions import Region, of_node
 from onnxjvp.graph.shapes import Shapes, shape_function
 from onnxjvp.rules.kinds import Tangents
-from onnxjvp.rules.registry import pushed
+from onnxjvp.rules.registry import RULES, pushed, selection, tangents_of
 
 
 @shape_function("com.microsoft::Inverse")
@@ -28,3 +28,19 @@ def _inverse(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value |
     (y,), (t,) = region.outputs, tangents
     assert t is not None
     return [op.Neg(op.MatMul(op.MatMul(y, t), y))]
+
+
+@selection("com.microsoft::NhwcMaxPool", source="ONNX MaxPool-22, with channels last; of codes")
+def _channels_last_max_pool(
+    op: Ops, region: Region, tangents: Tangents
+) -> Sequence[ir.Value | None]:
+    """Of integers only, so of derivatives straight-through; its body gives the shape."""
+    (t,), n = tangents, rank(region.operand(0))
+    assert t is not None
+    first, last = [0, n - 1, *range(1, n - 1)], [0, *range(2, n), 1]
+    x = op.Transpose(region.operand(0), perm=first)
+    made = op.MaxPool(x, **dict(region.attributes)).producer()
+    assert made is not None
+    (y_t,) = tangents_of(op, RULES["MaxPool"], of_node(made), [op.Transpose(t, perm=first)])
+    assert y_t is not None
+    return [op.Transpose(y_t, perm=last)]

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import Tangents
-from onnxjvp.rules.registry import linear, linear_push, zero
+from onnxjvp.rules.registry import holds, linear, linear_push, zero
 
 linear(
     """Reshape Flatten Transpose Squeeze Unsqueeze Expand Tile Slice Split Gather GatherElements
@@ -34,15 +34,24 @@ def concat_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Valu
     return op.like(region.node, parts)
 
 
-@linear_push("Pad", terms=((0,),), source="ONNX Pad-18; linear in X, a constant fill becomes 0")
+@linear_push("Pad", terms=((0,), (2,)), source="ONNX Pad-18; elements of X, and the fill around")
 def pad_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    pads, axes = region.input(1), region.input(3)
-    return op.like(region.node, [tangents[0], pads, None, axes])
+    along_x, along_fill = (tangents[i] if i < len(tangents) else None for i in (0, 2))
+    pads, axes, parts = region.input(1), region.input(3), list[ir.Value]()
+    if along_x is not None:
+        parts += op.like(region.node, [along_x, pads, None, axes])
+    if along_fill is not None:
+        x, fill = region.operand(0), op.const(1, like=along_fill)
+        (around,) = op.like(region.node, [op.zeros_like(x), pads, fill, axes])
+        is_fill = op.Cast(around, to=int(ir.DataType.BOOL))
+        number = op.Reshape(along_fill, op.ints([]))
+        parts.append(op.Where(is_fill, number, op.const(0, like=number)))
+    return [op.add_all(parts)]
 
 
-@linear_push("Resize", terms=((0,),), source="ONNX Resize-18; every mode is linear in X")
-def resize_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    return op.like(region.node, [tangents[0], *region.inputs[1:]], extrapolation_value=None)
+@holds("Pad")
+def pad_holds(region: Region) -> set[int]:
+    return set() if region.attr_string("mode", "constant") == "constant" else {2}
 
 
 @linear_push(

@@ -12,7 +12,10 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.ops import Ops, rank
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import RefusedError, Tangents
-from onnxjvp.rules.registry import linear_push, pushed
+from onnxjvp.rules.registry import enters, linear_push, pushed
+
+enters("TrainingBatchNormalization", {0: {0, 1, 2}, 1: {0, 3}, 2: {0, 4}})
+enters("LayerNormalization", {1: {0}, 2: {0}})
 
 
 @linear_push(
@@ -198,7 +201,11 @@ def layer_norm_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.
         aligned = normal.aligned(t)
         x_t = _cast(op, normal.tangent(t, aligned), y)
         squared = op.Mul(normal.inverse, normal.inverse)
-        statistics = [normal.mean(t), op.Neg(op.Mul(squared, aligned))]
+        pushed_on = [normal.mean(t), op.Neg(op.Mul(squared, aligned))]
+        statistics = [  # single, whatever x is
+            _cast(op, moved, value) if value.name else None
+            for moved, value in zip(pushed_on, region.outputs[1:], strict=False)
+        ]
     scale = (region.input(1), scale_t)
     y_t = _scaled(op, x_t, _cast(op, normal.value, y), scale, shift_t)
     return [op.expand_to(y_t, y), *statistics][: len(region.outputs)]
@@ -241,7 +248,8 @@ def instance_norm_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[
 @pushed(
     "GroupNormalization",
     args=(0, 1, 2),
-    source="ONNX GroupNormalization-21; LayerNormalization over each group of channels",
+    source="ONNX GroupNormalization-21; LayerNormalization over each group of channels; "
+    "before 21 by ONNX's definition",
 )
 def group_norm_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
     x, y = region.operand(0), region.outputs[0]

@@ -22,6 +22,7 @@ from onnxjvp.graph.quantized import (
     counterpart,
     layout_of,
     operand,
+    passes_straight_through,
 )
 from onnxjvp.graph.regions import Region, of_node
 from onnxjvp.rules.kinds import RefusedError, Tangents
@@ -101,12 +102,22 @@ def quantize_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Va
 @straight_through(
     "DynamicQuantizeLinear",
     source="ONNX DynamicQuantizeLinear-11; ẋ/scale: the range covers x, scale and zero point are "
-    "held",
+    "held; of the scale alone, which does not round, the derivative of (max(x, 0) − min(x, 0))/255",
 )
 def dynamic_quantize_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
     t, scale = tangents[0], region.outputs[1]
     assert t is not None
-    return [op.Div(t, scale)]
+    if passes_straight_through(region.node):
+        return [op.Div(t, scale)]
+    levels = [op.Reshape(v, op.ints([-1])) for v in (region.operand(0), t)]
+    none, ends = op.const(0, like=t), []
+    for at, inside in (("ArgMax", "GreaterOrEqual"), ("ArgMin", "LessOrEqual")):
+        (place,) = op.emit(at, [levels[0]], {"axis": 0, "keepdims": 1})
+        end, moved = (op.Gather(v, place, axis=0) for v in levels)
+        (counts,) = op.emit(inside, [end, none])
+        ends.append(op.Where(counts, moved, none))
+    width = op.Squeeze(op.Sub(*ends), op.ints([0]))
+    return [None, op.Div(width, op.const(255, like=t))]
 
 
 def _clipped(

@@ -11,7 +11,7 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.ops import INT64, Ops, dim, rank
 from onnxjvp.graph.regions import Region
 from onnxjvp.graph.shapes import constant
-from onnxjvp.rules.kinds import RefusedError, Tangents
+from onnxjvp.rules.kinds import Tangents
 from onnxjvp.rules.registry import linear, pushed, selection
 
 linear("ReduceSum ReduceMean", source="ONNX ReduceSum-13, ReduceMean-18; linear in X")
@@ -157,11 +157,30 @@ def cum_prod_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Va
     x, t, given = region.operand(0), tangents[0], constant(region.operand(1))
     assert t is not None
     if given is None:
-        raise RefusedError("its axis is not a constant")
+        return [_along_fed_axis(op, region, x, t)]
     axis = int(given.reshape(())) % rank(x)
     if isinstance(dim(x, axis), int):
         return [_running_product(op, region, x, t, axis)]
     return [_running_product_of_others(op, region, x, t, axis)]
+
+
+def _along_fed_axis(op: Ops, region: Region, x: ir.Value, t: ir.Value) -> ir.Value:
+    """Along an axis that is known at run time: the middle one of [before, axis, behind]."""
+    n, shape = rank(x), op.shape_of(x)
+    axis = op.Reshape(op.Cast(region.operand(1), to=int(INT64)), op.ints([1]))
+    axis = op.Where(op.Less(axis, op.ints([0])), op.Add(axis, op.ints([n])), axis)
+    every, one = op.ints(range(n)), op.ints([1])
+    before, behind = (
+        op.ReduceProd(op.Where(op.emit(name, (every, axis))[0], shape, one), keepdims=1)
+        for name in ("Less", "Greater")
+    )
+    target = op.Concat(before, op.Gather(shape, axis), behind, axis=0)
+    flat_x, flat_t = (op.Reshape(v, target, allowzero=1) for v in (x, t))
+    flat_t.shape = flat_x.shape
+    out = _running_product_of_others(op, region, flat_x, flat_t, 1)
+    out = op.Reshape(out, shape, allowzero=1)
+    out.shape = x.shape
+    return out
 
 
 def _running_product(op: Ops, region: Region, x: ir.Value, t: ir.Value, axis: int) -> ir.Value:

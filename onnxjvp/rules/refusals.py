@@ -12,12 +12,18 @@ _CODES = (
 )
 _TOKENS = "it searches for sequences of tokens, which has no derivative; cut the model before it"
 
+_PACKED = (
+    "it attends over rows that are packed without their padding, which has no rule; take the model "
+    "from before its padding was removed"
+)
 _MAPS = "it reads or makes maps, which are no tensors"
 
 #: operator → why
 REASONS: dict[str, str] = {
     "BitCast": "it reads the bits of a number as those of another, which has no derivative",
     "SequenceMap": "its body is run for every element of a sequence; write it out, or as a Scan",
+    "ai.onnx.preview.training::Gradient": "it is a derivative that a runtime is to take, and none "
+    "does; take it of the model without this node, with onnxjvp grad",
     "ai.onnx.ml::CastMap": _MAPS,
     "ai.onnx.ml::DictVectorizer": _MAPS,
     "ai.onnx.ml::ZipMap": f"{_MAPS}; skl2onnx leaves it out with zipmap=False",
@@ -45,6 +51,10 @@ REASONS: dict[str, str] = {
             *("QLinearConv", "QLinearReduceMean", "QMoE", "QOrderedAttention", "QOrderedGelu"),
             *("QOrderedLayerNormalization", "QOrderedLongformerAttention", "QOrderedMatMul"),
         )
+    },
+    **{
+        f"com.microsoft::{name}": _PACKED
+        for name in ("PackedAttention", "PackedMultiHeadAttention")
     },
     **{
         f"com.microsoft::{name}": _TOKENS

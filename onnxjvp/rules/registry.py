@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 import onnx_ir as ir
 
@@ -25,6 +25,11 @@ from onnxjvp.rules.kinds import (
 
 RULES: dict[str, Rule] = {}
 
+#: which operands a node is piecewise constant in, or does not read, with these attributes
+Held = Callable[[Region], Set[int]]
+#: operator → of operands that its rule covers, those that a node of it holds; a path is cut there
+HELD: dict[str, Held] = {}
+
 
 #: what applies to operators that have no rule, and a body
 BY_BODY = Function("the rules of the operators in its body: onnxjvp/graph/functions")
@@ -39,6 +44,39 @@ def register(names: str, rule: Rule) -> None:
     for name in names.split():
         assert name not in RULES, f"{name} has two rules"
         RULES[name] = rule
+
+
+def held_operands(region: Region) -> Set[int]:
+    found = HELD.get(region.label)
+    return found(region) if found is not None else frozenset()
+
+
+def holds(names: str) -> Callable[[Held], Held]:
+    """Register what nodes of some operators are piecewise constant in by their attributes."""
+
+    def decorate(function: Held) -> Held:
+        for name in names.split():
+            assert name not in HELD, name
+            HELD[name] = function
+        return function
+
+    return decorate
+
+
+#: operator → output → the operands that enter it, of outputs that not every operand enters
+ENTERS: dict[str, dict[int, Set[int]]] = {}
+
+
+def enters(name: str, outputs: dict[int, Set[int]]) -> None:
+    """Register which operands some outputs of an operator depend on; others depend on all."""
+    assert name not in ENTERS, name
+    ENTERS[name] = outputs
+
+
+def entered(region: Region, operands: Set[int]) -> list[ir.Value]:
+    """The outputs that depend on one of these operands."""
+    some = ENTERS.get(region.label, {})
+    return [v for i, v in enumerate(region.outputs) if operands & some.get(i, operands)]
 
 
 def zero(names: str, *, source: str) -> None:
@@ -94,10 +132,14 @@ def elementwise(
 
 
 def selection(
-    names: str, *, args: tuple[int, ...] | None = (0,), source: str
+    names: str,
+    *,
+    args: tuple[int, ...] | None = (0,),
+    chosen: tuple[int, ...] | None = None,
+    source: str,
 ) -> Callable[[Push], Push]:
     def decorate(push: Push) -> Push:
-        register(names, Selection(push, args, source))
+        register(names, Selection(push, args, source, args if chosen is None else chosen))
         return push
 
     return decorate

@@ -11,7 +11,7 @@ from onnxjvp.graph.regions import Region
 from onnxjvp.rules import grids
 from onnxjvp.rules.grids import Sampling
 from onnxjvp.rules.kinds import Tangents
-from onnxjvp.rules.registry import linear, linear_push
+from onnxjvp.rules.registry import holds, linear, linear_push
 
 linear("AffineGrid", source="ONNX AffineGrid-20; places times theta, linear in theta")
 linear("Col2Im", source="ONNX Col2Im-18; elements of blocks, added up where they overlap")
@@ -22,11 +22,17 @@ linear("CenterCropPad", source="ONNX CenterCropPad-18; elements of X, and zeros"
     "GridSample",
     terms=((0,),),
     args=(0, 1),
-    source="ONNX GridSample-22; linear in X, in the grid by the slopes of the weights",
+    source="ONNX GridSample-22; linear in X, in the grid by the slopes of the weights, "
+    "which the nearest pixel has not",
 )
 def grid_sample_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
     x, grid = region.operand(0), region.operand(1)
     return [sampled_tangent(op, region.node, (x, grid), (tangents[0], tangents[1]))]
+
+
+@holds("GridSample")
+def grid_sample_holds(region: Region) -> set[int]:
+    return {1} if grids.sampling(region.node).mode == "nearest" else set()
 
 
 def sampled_tangent(

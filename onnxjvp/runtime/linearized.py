@@ -54,7 +54,7 @@ class LinearizedSession:
         #: where residuals are held, by onnxruntime's name
         self.device = self._primal.device
         self._maps: dict[str, _Map] = {}
-        self._point: _Point | None = None
+        self._point: Point | None = None
         report = linearized.primal.report
         #: what `at` takes
         self.inputs: tuple[TensorSpec, ...] = self._primal.inputs()
@@ -94,7 +94,7 @@ class LinearizedSession:
             for name in self.outputs
         }
         held.update({name: values[name] for name in residuals})
-        self._point = _Point(
+        self._point = Point(
             {name: value for name, value in held.items() if name in self._read()},
             {name: array.shape for name, array in (*feeds.items(), *outputs.items())},
             _sizes(self.inputs, feeds),
@@ -102,6 +102,22 @@ class LinearizedSession:
         for each in self._maps.values():
             each.move(self._point)
         return outputs
+
+    def kept(self) -> Point:
+        """The point of the last call of `at`, for `back` to return to; it holds the residuals.
+
+        Raises:
+          UsageError: `at` has not been called.
+        """
+        if self._point is None:
+            raise UsageError("nothing is linearised yet: call at(feeds) with the point first")
+        return self._point
+
+    def back(self, point: Point) -> None:
+        """Return to a point that this session linearised at, without evaluating f again."""
+        self._point = point
+        for each in self._maps.values():
+            each.move(point)
 
     def jvp(self, directions: Mapping[str, Array]) -> dict[str, Array]:
         """J u at the point of the last call of `at`.
@@ -127,12 +143,11 @@ class LinearizedSession:
 
     def takes(self, kind: str) -> tuple[TensorSpec, ...]:
         """What "jvp" or "vjp" takes at this point: sizes are numbers as far as they are known."""
-        if self._point is None:
-            raise UsageError("nothing is linearised yet: call at(feeds) with the point first")
+        point = self.kept()
         if kind not in self._maps:
             part = self.linearized.jvp if kind == "jvp" else self.linearized.vjp
             self._maps[kind] = _Map(part, self._load(part))
-            self._maps[kind].move(self._point)
+            self._maps[kind].move(point)
         return self._maps[kind].takes
 
     def residual_bytes(self) -> int:
@@ -152,7 +167,7 @@ class LinearizedSession:
 
 
 @dataclass(frozen=True)
-class _Point:
+class Point:
     """Where a model is linearised: residuals and inputs that the maps read, and what sizes are."""
 
     held: Mapping[str, Held]
@@ -175,7 +190,7 @@ class _Map:
         self._binding = loaded.bind()
         self.takes: tuple[TensorSpec, ...] = ()
 
-    def move(self, point: _Point) -> None:
+    def move(self, point: Point) -> None:
         """Read the residuals of another point."""
         self._binding.feed({name: point.held[name] for name in self._read if name in point.held})
         self.takes = tuple(
@@ -183,7 +198,7 @@ class _Map:
             for name, spec in self._specs.items()
         )
 
-    def _shape(self, name: str, spec: TensorSpec, point: _Point) -> tuple[int | str | None, ...]:
+    def _shape(self, name: str, spec: TensorSpec, point: Point) -> tuple[int | str | None, ...]:
         """Sizes at the point: a direction that could be broadcast would give wrong products."""
         if name in point.shapes:
             return (*spec.shape[: self._leading], *point.shapes[name])

@@ -14,19 +14,20 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
 from onnxjvp.errors import InvalidModelError, MissingDependencyError, UsageError
-from onnxjvp.graph.dims import is_placeholder
-from onnxjvp.graph.load import refuse_data_outside
+from onnxjvp.graph.files import is_placeholder, refuse_data_outside
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
 from onnxjvp.runtime.settings import Provider, resolve_providers, session_options, with_graph
 
-ModelLike = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
+if TYPE_CHECKING:  # it takes longer to import than most models take to load
+    import onnx_ir as ir
+
+ModelLike: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model"
 
 #: protobuf refuses messages of 2 GiB; the rest of a message needs some room too
 _IN_MEMORY_LIMIT = (1 << 31) - (1 << 26)
@@ -346,9 +347,11 @@ def _loadable(model: ModelLike, directory: Path) -> str | bytes:
             raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
         refuse_data_outside(model)  # older runtimes read whatever file a model names
         return os.fspath(model)
+    if isinstance(model, onnx.ModelProto) and model.ByteSize() < _IN_MEMORY_LIMIT:
+        return model.SerializeToString()
+    import onnx_ir as ir  # noqa: PLC0415 - see above
+
     if isinstance(model, onnx.ModelProto):
-        if model.ByteSize() < _IN_MEMORY_LIMIT:
-            return model.SerializeToString()
         model = ir.from_proto(model)
     weights = [value.const_value for value in model.graph.initializers.values()]
     external = any(isinstance(weight, ir.ExternalTensor) for weight in weights)

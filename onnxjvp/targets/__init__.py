@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
-from onnxjvp.targets import cpu, dense
+from onnxjvp.targets import cpu, dense, recurrent
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Target:
     lower: Callable[[Ops, bool], None]
     #: of a clone
     layout: str = "split"
-    #: whether products with one large weight run as one, those of the model itself among them
+    #: whether products with one weight run as one, those of the model itself among them
     shares: bool = False
 
 
@@ -48,8 +48,8 @@ def lower(
 
     Args:
       held: residuals are computed once and held for many products: what counts is the products.
-      graph: the model, where its own products may change too (see `dense.share`). It can then
-        read what was recorded, and wants sorting.
+      graph: the model, where its own products may change too (see `dense.share` and
+        `recurrent.join`). It can then read what was recorded, and wants sorting.
       outputs: all that is read of the model and of what was recorded.
     Returns:
       how many of the model's own nodes were changed, so that f(x) is the same to rounding only.
@@ -60,7 +60,7 @@ def lower(
     chosen.lower(op, held)
     changed = 0
     if chosen.shares and graph is not None:
-        changed = dense.share(op, graph, outputs)
+        changed = dense.share(op, graph, outputs) + recurrent.join(op, graph, outputs)
     op.nodes[:] = in_order(op.nodes, op.linear)
     return changed
 

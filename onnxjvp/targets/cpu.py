@@ -77,6 +77,10 @@ class _Lowering:
         y = bounds[0][0] if bounds else None
         if y is None or y.dtype != ir.DataType.FLOAT:
             return
+        if is_number(tangent, 1):
+            if same_shape(y, node.outputs[0]) and (step := self._step(bounds)) is not None:
+                self.moved[node.outputs[0]] = step
+            return
         many = dims.of(tangent)[1:] == dims.of(y)  # directions on an axis of their own
         if not many and not same_shape(y, tangent):
             if not is_image(y) or rank(tangent) != rank(y):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 
 import numpy as np
 import onnx
-from helpers import Array, Values, build, ints, weights
+from helpers import MODELS, Array, Values, build, ints, weights
 from onnx import ModelProto, helper, numpy_helper
 
+from onnxjvp import jacobian_operator
+from onnxjvp.analysis import samples
+from onnxjvp.analysis.linear import JacobianOperator
 from onnxjvp.runtime import Session, random_feeds
 
 STEP = 1e-5
@@ -100,3 +104,13 @@ def trained_point(path: str) -> Values:
             given = {a.name: np.array(a.floats, np.float32) for a in node.attribute}
             x[node.input[0]] = given["offset"] + x[node.input[0]] / given["scale"]
     return x
+
+
+@cache
+def trained_operator(name: str) -> tuple[JacobianOperator, Array]:
+    """The Jacobian of one of `models/` at one sample, and the matrix in float64."""
+    path = str(MODELS / f"{name}.onnx")
+    x = trained_point(path)
+    point = x if name == "digits_rnn" else samples(x)[0]  # whose batch is fixed
+    operator = jacobian_operator(path, point, blocks=True)
+    return operator, np.asarray(operator.matmat(np.eye(operator.shape[1])))

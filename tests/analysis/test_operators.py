@@ -168,6 +168,20 @@ def test_what_refuses_many_directions_runs_one_at_a_time(monkeypatch: pytest.Mon
     assert operator.single == "1 node(s) cannot run on K directions"
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_it_moves_to_another_point(blocks: bool) -> None:
+    operator = jacobian_operator(relu_net(), point("relu"), blocks=blocks)
+    dense(operator)
+    rng = np.random.default_rng(3)
+    x = {"x": rng.standard_normal((3, 4)), "c": rng.standard_normal((3, 2))}
+    operator.at(x)
+    assert operator.shape == (18, 18)
+    assert_close(dense(operator), dense(jacobian_operator(relu_net(), x)), EXACT, "J")
+    assert operator.used == {"jvp": 12 + 18, "vjp": 0, "calls": 2}
+    with pytest.raises(InputError):
+        operator.at({"x": x["x"]})
+
+
 def test_refusals() -> None:
     model, x = relu_net(), point("relu")
     with pytest.raises(InputError, match=r"input c: .* is missing"):

@@ -17,10 +17,10 @@ def _axes(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """The axes that were drawn; the picture is written all the same."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     drawn: list[object] = []
-    save = pictures._save
+    save = pictures.save_figure
     monkeypatch.setattr(
         pictures,
-        "_save",
+        "save_figure",
         lambda figure, path: (drawn.append(figure.axes[0]), save(figure, path))[1],
     )
     return drawn

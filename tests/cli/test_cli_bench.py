@@ -66,7 +66,7 @@ def test_what_cannot_be_made_is_told(cli: Cli) -> None:
 
 def test_refused(refused: Refused, tmp_path: Path) -> None:
     refused(2, ["nowhere.onnx"], "bench", tmp_path / "nowhere.onnx")
-    refused(2, ["imagee"], "bench", CNN, "--wrt", "imagee", *QUICK)
+    refused(2, ["imagee"], "bench", CNN, "--wrt", "imagee", "--only", "jvp", *QUICK)
     refused(2, ["--dim", "NAME=SIZE"], "bench", CNN, "--dim", "batch")
     refused(2, ["bach"], "bench", CNN, "--dim", "bach=2")
     refused(2, ["sideways", "stacked"], "bench", CNN, "--only", "sideways")
@@ -76,7 +76,7 @@ def test_refused(refused: Refused, tmp_path: Path) -> None:
     scalar = [helper.make_tensor_value_info("y", 1, [])]
     node = helper.make_node("Det", ["x"], ["y"], name="det")
     path = save(tmp_path, model_of([node], inputs=square, outputs=scalar))
-    refused(3, ["Det", "det"], "bench", path, *QUICK)
+    refused(3, ["Det", "det"], "bench", path, "--only", "jvp", *QUICK)
 
 
 def test_wrong_results_are_an_exit_code(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

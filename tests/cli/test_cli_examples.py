@@ -12,7 +12,7 @@ import pytest
 from command_line import MODELS, Cli
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide.md"
-COMMANDS = ("rewrite", "inspect", "verify", "run", "jacobian")
+COMMANDS = ("rewrite", "inspect", "verify", "run", "jacobian", "ntk", "spectrum", "norm", "fix")
 #: errors and norms: their last digits depend on the machine
 _FRACTION = re.compile(r"-?\d*\.?\d+e[-+]\d+|-?\d+\.\d+")
 

@@ -36,6 +36,9 @@ SNIPPETS = {
     "t = Constant<value_ints=[-2]>() y = Slice(x, s, e, a, t) }",
     "uneven split": "float[N,7] x => (float[A,B] y, float[A,C] z) "
     "{ y, z = Split<axis=1, num_outputs=2>(x) }",
+    "split of sizes": "float[N,6,5] x => (float[A,B] y) { s = Shape(x) "
+    "n, k, l = Split<num_outputs=3>(s) m = Mul(k, l) t = Concat<axis=0>(n, m) "
+    "y = Reshape(x, t) }",
     "modulo": "float[N,9] x => (float[A,B] y) { two = Constant<value_ints=[2]>() "
     "three = Constant<value_ints=[3]>() m = Mod(two, three) n = Shape<start=1>(x) "
     "a = Constant<value_ints=[1]>() y = Slice(x, m, n, a) }",
@@ -121,3 +124,16 @@ def test_every_float_value_of_the_transformer_is_known_in_the_batch():
             assert value.shape is not None
             symbolic = [d for d in value.shape if not isinstance(d, int)]
             assert {name for d in symbolic for name in d.free_symbols()} <= {"batch"}
+
+
+@pytest.mark.parametrize(("op", "gates"), [("RNN", 1), ("GRU", 3), ("LSTM", 4)])
+def test_states_are_known_in_the_batch_behind_what_onnx_does_not_follow(op, gates):
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["": 18]> g (float[N,2,3,5] x, float[1,{4 * gates},6] w, '
+        f"float[1,{4 * gates},4] r) => (float[A,B,C,D] y, float[E,F,G] yh) "
+        "{ n = Shape<end=1>(x) k = Constant<value_ints=[6,-1]>() t = Concat<axis=0>(n, k) "
+        f"s = Reshape(x, t) z = Transpose<perm=[2,0,1]>(s) y, yh = {op}<hidden_size=4>(z, w, r) }}"
+    )
+    shapes = [[str(d) for d in value.shape] for value in load(model).graph.outputs]
+    assert shapes == [["5", "1", "N", "4"], ["1", "N", "4"]]
+    assert check_against_runtime(model) > 0

@@ -1,9 +1,10 @@
-"""What a random model is drawn from: one function per family of operators."""
+"""What a random model is drawn from: one function per family of operators, and the op tables."""
 
 from __future__ import annotations
 
 import numpy as np
 from random_models import Draw, Maker, SkipError, constant_ints, sizes
+from random_rows import rounding, row
 
 #: operator → attributes that it may have
 _SMOOTH = (
@@ -375,9 +376,11 @@ def recurrent(d: Draw) -> object:
     return d.add(kind, *operands, outputs=2, hidden_size=hidden, direction=way, **how)
 
 
-MAKERS: list[Maker] = [
+FAMILIES: list[Maker] = [
     unary, unary, parametrised, confined, binary, binary, quotient, several, clip, prelu, where,
     reduce, reduce, softmax, transpose, reshape, squeeze, expand, slices, pad, gather, scatter,
     join, split, along, matmul, gemm, einsum, convolution, convolution, pool, pool, resize, shuffle,
-    normalise, normalise, recurrent,
+    normalise, normalise, recurrent, rounding,
 ]  # fmt: skip
+#: with the rows of the op tables, whose random models are others whenever a row is added
+MAKERS: list[Maker] = [*FAMILIES, *[row] * 20]

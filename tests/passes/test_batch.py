@@ -17,15 +17,16 @@ from helpers import (
     RUNTIME_FAILURE,
     TOLERANCES,
     Array,
+    Run,
     Values,
     assert_close,
     build,
     double,
-    ort,
+    running,
     weights,
 )
 from onnx import ModelProto
-from op_case import OpCase
+from op_case import OpCase, made_once, ort_of, rewritten, run_of
 
 from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
@@ -40,33 +41,43 @@ from onnxjvp.rules.leading.table import LEADING
 COUNT = 3
 EXACT = 1e-9
 K = dims.symbol("K")
-#: number of directions → how they are run; None: as the program is
+#: number of directions → how they are run
 FORMS: dict[str, tuple[Any, str]] = {
     "fold": (COUNT, "fold"),
     "unroll": (COUNT, "unroll"),
     "dynamic": (K, "auto"),
 }
+#: the program as it is, for one direction at a time
+SINGLE = "single"
+AS_IT_IS: dict[str, tuple[Any, str] | None] = {SINGLE: None}
 
 
 @dataclass(frozen=True)
 class Batched:
-    """A model of a program alone: the names of its seeds and results, by what they belong to."""
+    """Forms of one program: the names of the seeds and the results of each, by what they are of."""
 
     proto: ModelProto
-    seeds: dict[str, str]
-    results: dict[str, str]
+    seeds: dict[str, dict[str, str]]
+    results: dict[str, dict[str, str]]
+
+    def seeded(self, form: str, directions: Sequence[Values]) -> Values:
+        """Feeds: directions in a stack, or one as it is."""
+        if form == SINGLE:
+            return {seed: directions[0][name] for name, seed in self.seeds[form].items()}
+        return {
+            seed: np.stack([u[name] for u in directions]) for name, seed in self.seeds[form].items()
+        }
 
 
 def batched(
     model: ModelProto,
-    count: Any = None,
-    how: str = "auto",
+    forms: Mapping[str, tuple[Any, str] | None],
     *,
     wrt: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
     pull: bool = False,
 ) -> Batched:
-    """The tangent program of a model, or its transpose, over `count` directions."""
+    """Forms of the tangent program of a model, or of its transpose."""
     source = load(model)
     op = Ops(source.shapes, source.graph)
     known = {v.name: v for v in (*source.inputs, *source.graph.initializers.values())}
@@ -77,81 +88,79 @@ def batched(
     if pull:
         starts = [y for y, t in zip(chosen, program.outs, strict=True) if t is not None]
         ends, program = variables, transpose(op, program)
-    if count is not None:
-        program = batch(op, program, count, how)
-    seeds = {
-        x.name: End(f"{x.name}_seed", u, u.shape)
-        for x, u in zip(starts, program.seeds, strict=True)
-    }
-    results = {
-        y.name: End(f"{y.name}_result", t, None)
-        for y, t in zip(ends, program.outs, strict=True)
-        if t is not None
-    }
-    proto = ir.to_proto(emit(source, op, list(seeds.values()), list(results.values())))
-    onnx.checker.check_model(proto, full_check=True)
-    return Batched(
-        proto,
-        {str(x): end.name for x, end in seeds.items()},
-        {str(y): end.name for y, end in results.items()},
-    )
+    inputs, results = list[End](), list[End]()
+    made = Batched(ModelProto(), {}, {})
+    for form, how in forms.items():
+        each = program if how is None else batch(op, program, *how)
+        starting = list(zip(starts, each.seeds, strict=True))
+        ending = [(y, t) for y, t in zip(ends, each.outs, strict=True) if t is not None]
+        made.seeds[form] = {str(x.name): f"{x.name}_{form}" for x, _ in starting}
+        made.results[form] = {str(y.name): f"{y.name}_{form}_result" for y, _ in ending}
+        inputs += [End(made.seeds[form][str(x.name)], u, u.shape) for x, u in starting]
+        results += [End(made.results[form][str(y.name)], t, None) for y, t in ending]
+    made.proto.CopyFrom(ir.to_proto(emit(source, op, inputs, results)))
+    onnx.checker.check_model(made.proto, full_check=True)
+    return made
 
 
-def _seeded(made: Batched, x: Values, u: Mapping[str, Array]) -> Values:
-    return {**x, **{made.seeds[name]: array for name, array in u.items()}}
-
-
-def _check_together(
-    made: Mapping[str, Batched], single: Batched, run: Any, x: Values, directions: Sequence[Values]
-) -> None:
-    """Every form in `made` against the directions one by one."""
-    alone = run(single.proto)
-    wanted = [alone(_seeded(single, x, u)) for u in directions]
-    for form, together in made.items():
-        assert together.results == single.results
-        for k in (1, COUNT) if form == "dynamic" else (COUNT,):
-            u = {name: np.stack([d[name] for d in directions[:k]]) for name in single.seeds}
-            got = run(together.proto)(_seeded(together, x, u))
-            for name in single.results.values():
-                want = np.stack([values[name] for values in wanted[:k]])
-                assert_close(got[name], want, EXACT, f"{form}, K={k}: {name}")
+def _check_together(made: Batched, run: Run, x: Values, directions: Sequence[Values]) -> None:
+    """Every form against the directions one by one."""
+    wanted: dict[str, list[Array]] = {name: [] for name in made.results[SINGLE]}
+    for k in range(1, COUNT + 1):
+        counts = {form: k if form == "dynamic" else COUNT for form in made.seeds}
+        feeds = {**x, **made.seeded(SINGLE, directions[k - 1 : k])}
+        for form in made.seeds.keys() - {SINGLE}:
+            feeds |= made.seeded(form, directions[: counts[form]])
+        values = run(feeds)
+        for name, alone in wanted.items():
+            alone.append(values[made.results[SINGLE][name]])
+        for form in made.seeds.keys() - {SINGLE}:
+            assert made.results[form].keys() == wanted.keys(), form
+            for name, alone in wanted.items():
+                if len(alone) == counts[form]:
+                    got, want = values[made.results[form][name]], np.stack(alone)
+                    assert_close(got, want, EXACT, f"{form}, K={k}: {name}")
 
 
 every_case = pytest.mark.parametrize("case", CURRENT, ids=str)
 dynamic_case = pytest.mark.parametrize("case", [c for c in CURRENT if not c.no_dynamic], ids=str)
 
 
-def _forms(case: OpCase) -> dict[str, tuple[Any, str]]:
-    return {form: how for form, how in FORMS.items() if not (case.no_dynamic and how[0] == K)}
+def _forms(case: OpCase) -> dict[str, tuple[Any, str] | None]:
+    return AS_IT_IS | {f: how for f, how in FORMS.items() if not (case.no_dynamic and how[0] == K)}
+
+
+@made_once
+def _dynamic(case: OpCase, pull: bool) -> tuple[Batched, Run]:
+    """The case in float32 over a number of directions that is known at run time only."""
+    forms = {"dynamic": FORMS["dynamic"]}
+    made = batched(case.model("float32"), forms, outputs=case.differentiable, pull=pull)
+    return made, running(made.proto)
 
 
 @pytest.mark.parametrize("case", [c for c in CURRENT if c.no_dynamic], ids=str)
 def test_a_dynamic_number_that_is_exempt_is_refused(case: OpCase) -> None:
     with pytest.raises(UnsupportedOpError, match="one direction at a time"):
-        batched(case.model(), K, outputs=case.differentiable)
+        batched(case.model(), {"dynamic": FORMS["dynamic"]}, outputs=case.differentiable)
 
 
 @every_case
 def test_directions_together_are_the_directions_one_by_one(case: OpCase) -> None:
     directions = [case.direction(seed) for seed in range(COUNT)]
-    model, outputs = case.model(), case.differentiable
-    made = {form: batched(model, *how, outputs=outputs) for form, how in _forms(case).items()}
-    single = batched(model, outputs=outputs)
-    _check_together(made, single, case.run, case.point(), directions)
+    made = batched(case.model(), _forms(case), outputs=case.differentiable)
+    _check_together(made, case.run(made.proto), case.point(), directions)
 
 
 @every_case
 def test_cotangents_together_are_the_cotangents_one_by_one(case: OpCase) -> None:
-    model, outputs, x = case.model(), case.differentiable, case.point()
-    y, rng = case.run(model)(x), np.random.default_rng(0)
+    outputs, x = case.differentiable, case.point()
+    y, rng = run_of(case)(x), np.random.default_rng(0)
     directions = [
         {name: np.asarray(rng.standard_normal(y[name].shape)) for name in outputs}
         for _ in range(COUNT)
     ]
-    single = batched(model, outputs=outputs, pull=True)
-    forms = _forms(case).items()
-    made = {form: batched(model, *how, outputs=outputs, pull=True) for form, how in forms}
-    _check_together(made, single, case.run, x, directions)
+    made = batched(case.model(), _forms(case), outputs=outputs, pull=True)
+    _check_together(made, case.run(made.proto), x, directions)
 
 
 @dynamic_case
@@ -159,24 +168,25 @@ def test_cotangents_together_are_the_cotangents_one_by_one(case: OpCase) -> None
 def test_a_dynamic_number_of_directions_runs_in_float32(case: OpCase, pull: bool) -> None:
     if case.no_runtime or case.evaluated:
         pytest.skip("onnxruntime cannot run it")
-    model, outputs = case.model("float32"), case.differentiable
-    x = _in_float32(case.point())
-    shapes = {name: array.shape for name, array in (ort(model, x) if pull else x).items()}
-    rng, single = np.random.default_rng(0), batched(model, outputs=outputs, pull=pull)
+    x, form = _in_float32(case.point()), "vjp" if pull else "jvp"
+    single, _ = rewritten(case, form, "float32")
+    seeds = single.names["cotangents" if pull else "seeds"]
+    shapes = {
+        name: array.shape for name, array in (ort_of(case, "float32")(x) if pull else x).items()
+    }
+    rng = np.random.default_rng(0)
     directions = [
-        {name: rng.standard_normal(shapes[name]).astype("float32") for name in single.seeds}
+        {name: rng.standard_normal(shapes[name]).astype("float32") for name in seeds}
         for _ in range(COUNT)
     ]
-    try:
-        wanted = [ort(single.proto, _seeded(single, x, u)) for u in directions]
-    except RUNTIME_FAILURE:
-        pytest.skip("onnxruntime cannot run it along one direction")
-    together = batched(model, K, outputs=outputs, pull=pull)
-    u = {name: np.stack([d[name] for d in directions]) for name in single.seeds}
-    got = ort(together.proto, _seeded(together, x, u))
-    for name in single.results.values():
-        want = np.stack([values[name] for values in wanted])
-        assert_close(got[name], want, TOLERANCES["float32"], name)
+    alone = ort_of(case, "float32", form)
+    wanted = [alone({**x, **{seeds[name]: v for name, v in u.items()}}) for u in directions]
+    made, run = _dynamic(case, pull)
+    got = run({**x, **made.seeded("dynamic", directions)})
+    assert made.results["dynamic"].keys() == single.names["results"].keys()
+    for name, forms in single.names["results"].items():
+        want = np.stack([values[forms[form]] for values in wanted])
+        assert_close(got[made.results["dynamic"][name]], want, TOLERANCES["float32"], name)
 
 
 def _in_float32(values: Values) -> Values:
@@ -189,19 +199,18 @@ def test_no_directions_give_an_empty_result(case: OpCase) -> None:
         pytest.skip("onnxruntime cannot run it")
     if "Einsum" in case.body:
         pytest.skip("onnxruntime's Einsum divides by the size of an empty batch: the process ends")
-    original = case.model("float32")
     x, u = _in_float32(case.point()), _in_float32(case.direction())
-    made = batched(original, K, outputs=case.differentiable)
-    shapes = {name: array.shape for name, array in ort(original, x).items()}
-    none = {name: array[None][:0] for name, array in u.items()}
+    made, run = _dynamic(case, pull=False)
+    shapes = {name: array.shape for name, array in ort_of(case, "float32")(x).items()}
+    none = {made.seeds["dynamic"][name]: array[None][:0] for name, array in u.items()}
     try:
-        got = ort(made.proto, _seeded(made, x, none))
+        got = run({**x, **none})
     except RUNTIME_FAILURE as error:
         # onnxruntime broadcasts no batch of 0 matrices, works out no -1 of nothing, wraps nothing
         known = r"MatMul.*cannot broadcast on dim|Reshape.*size != 0|Pad.*Unexpected mode of 3"
         assert re.search(known, str(error)), error
         return
-    for y, name in made.results.items():
+    for y, name in made.results["dynamic"].items():
         assert got[name].shape == (0, *shapes[y])
 
 
@@ -218,13 +227,12 @@ def test_directions_in_parameters(name: str) -> None:
     directions = [
         {k: np.asarray(rng.standard_normal(shapes[k])) for k in wrt} for _ in range(COUNT)
     ]
-    made = {form: batched(model, *how, wrt=wrt) for form, how in FORMS.items()}
-    _check_together(made, batched(model, wrt=wrt), double, x, directions)
-    single = batched(model, wrt=wrt, pull=True)
-    made = {form: batched(model, *how, wrt=wrt, pull=True) for form, how in FORMS.items()}
+    made = batched(model, AS_IT_IS | FORMS, wrt=wrt)
+    _check_together(made, double(made.proto), x, directions)
+    made = batched(model, AS_IT_IS | FORMS, wrt=wrt, pull=True)
     shape = double(model)(x)["y"].shape
     cotangents = [{"y": np.asarray(rng.standard_normal(shape))} for _ in range(COUNT)]
-    _check_together(made, single, double, x, cotangents)
+    _check_together(made, double(made.proto), x, cotangents)
 
 
 # -- single nodes, with what only run time knows -----------------------------------------------
@@ -251,12 +259,12 @@ def test_a_linear_node(name: str, what: str) -> None:
     for form, (count, how) in FORMS.items():
         together = _over_directions(model, list(seeds), count, how)
         u = {k: np.stack([d[k] for d in directions]) for k in seeds}
-        got = double(together.proto)(_seeded(together, others, u))
+        got = double(together)({**others, **{f"{k}_seed": array for k, array in u.items()}})
         assert_close(got["y_result"], wanted, EXACT, form)
 
 
-def _over_directions(model: ModelProto, seeds: Sequence[str], count: Any, how: str) -> Batched:
-    """A model that is linear in some inputs, over many values of those."""
+def _over_directions(model: ModelProto, seeds: Sequence[str], count: Any, how: str) -> ModelProto:
+    """A model that is linear in some inputs, over many values NAME_seed of those: y_result."""
     source = load(model)
     op = Ops(source.shapes)  # without the graph: the sizes of what is replaced cannot be asked
     program = _itself(source.graph, op, seeds)
@@ -267,7 +275,7 @@ def _over_directions(model: ModelProto, seeds: Sequence[str], count: Any, how: s
     emitted = emit(source, op, ends, [End("y_result", out, None)])
     for value in [v for v in emitted.graph.inputs if v.name in seeds]:
         emitted.graph.inputs.remove(value)
-    return Batched(ir.to_proto(emitted), {n: f"{n}_seed" for n in seeds}, {"y": "y_result"})
+    return ir.to_proto(emitted)
 
 
 def _itself(graph: ir.Graph, op: Ops, seeds: Sequence[str]) -> Program:
@@ -309,8 +317,8 @@ def test_folding_keeps_the_number_of_nodes() -> None:
 def test_the_primal_and_the_masks_are_computed_once() -> None:
     body = "h = Tanh(x)\nr = Relu(h)\ny = MatMul(r, w)"
     model = build(body, {"x": ("N", 4)}, {"w": weights(4, 3)})
-    for form, (count, how) in FORMS.items():
-        types = [n.op_type for n in batched(model, count, how).proto.graph.node]
+    for form, how in FORMS.items():
+        types = [n.op_type for n in batched(model, {form: how}).proto.graph.node]
         assert types.count("Tanh") == types.count("Greater") == 1, form
 
 

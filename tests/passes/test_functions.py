@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import cases_attending
 import cases_functions
+import cases_sampling
+import cases_training
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from helpers import Array, Values, assert_close, build, op_types, ort, weights
 from onnx import helper, numpy_helper, parser
+from op_case import OpCase, rewritten, seeded
 
 import onnxjvp
 from onnxjvp.graph.functions import BODIES
@@ -19,9 +23,10 @@ from onnxjvp.oracle import Evaluator
 from onnxjvp.rules.registry import RULES
 
 MODELS = Path(__file__).parents[2] / "models"
-#: below; the last two are of the kernels of other devices
-ELSEWHERE = ("SimplifiedLayerNormalization", "NhwcMaxPool", "FusedMatMulActivation", "GemmFastGelu")
+#: below
+ELSEWHERE = ("SimplifiedLayerNormalization",)
 LEVELS = onnxruntime.GraphOptimizationLevel
+_EXPERTS = [case for case in cases_functions.CASES if case.name.startswith("MoE")]
 
 
 def optimised(model: onnx.ModelProto | Path, level: str, folder: Path) -> Path:
@@ -63,7 +68,8 @@ def forms(model: onnx.ModelProto | Path, x: Values) -> dict[str, Array]:
 
 def test_every_body_has_a_case() -> None:
     reached: set[str] = set()
-    for case in cases_functions.CASES:
+    tables = (cases_functions, cases_attending, cases_sampling, cases_training)
+    for case in (case for table in tables for case in table.CASES):
         for node in case.model("float32").graph.node:
             reached.add(f"{node.domain}::{node.op_type}" if node.domain else node.op_type)
     in_rows = set(BODIES) - set(RULES) - {f"com.microsoft::{name}" for name in ELSEWHERE}
@@ -130,6 +136,20 @@ def test_inside_a_branch() -> None:
     values = ort(result.proto(), {"x": x, "x_u": u, "c": np.array(True)})
     alone = onnxjvp.jvp(build("y = com.microsoft.QuickGelu(x)", {"x": ("N", 3)}, dtype="float32"))
     assert_close(values["y_jvp"], ort(alone.proto(), {"x": x, "x_u": u})["y_jvp"], 1e-6, "J u")
+
+
+@pytest.mark.parametrize("case", _EXPERTS, ids=str)
+def test_experts_are_what_the_runtime_makes_of_them(case: OpCase) -> None:
+    """In float32; the op tables hold the float64 kernel against differences."""
+    x, u = case.point(), case.direction()
+    wanted = Evaluator(case.model()).run(x)
+    narrow = {name: value.astype(np.float32) for name, value in x.items()}
+    assert_close(ort(case.model("float32"), narrow)["y"], wanted["y"], 1e-6, "f(x)")
+    tangent = seeded(rewritten(case, "jvp")[0], x, u)
+    exact = Evaluator(rewritten(case, "jvp")[1]).run(tangent)
+    narrow = {name: value.astype(np.float32) for name, value in tangent.items()}
+    values = ort(rewritten(case, "jvp", "float32")[1], narrow)
+    assert_close(values["y_jvp"], exact["y_jvp"], 1e-5, "J u")
 
 
 # -- files of onnxruntime's optimisers ---------------------------------------------------------
@@ -243,6 +263,10 @@ def test_the_runtime_s_own_layout_is_refused_with_the_remedy(tmp_path: Path) -> 
         ('y = com.microsoft.CDist<metric="cosine">(x, w)', "'cosine' is not covered"),
         ("y = com.microsoft.MatMulNBits<K=3, N=3, bits=3, block_size=16>(x, w, g)", "packed"),
         ("y = com.microsoft.ExpandDims(x, a)", "at run time only"),
+        ("y = com.microsoft.MatMulBnb4<K=3, N=3, block_size=16, transB=0>(x, w, g)", "transB"),
+        ("y = com.microsoft.MoE<use_sparse_mixer=1>(x, x, w, , w)", "sparse mixer"),
+        ("y = com.microsoft.Rfft<signal_ndim=2>(x)", "several axes"),
+        ("y = com.microsoft.PackedAttention<num_heads=1>(x, w, g)", "packed without their padding"),
     ],
 )
 def test_what_a_body_does_not_cover_is_refused_by_name(body: str, reason: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import cases_activations
 import cases_arithmetic
+import cases_attending
 import cases_contraction
 import cases_convolution
 import cases_functions
@@ -21,6 +22,7 @@ import cases_resizing
 import cases_sampling
 import cases_scans
 import cases_signal
+import cases_training
 import cases_trigonometric
 from op_case import OpCase
 
@@ -29,6 +31,7 @@ from onnxjvp.graph.opset import FLOOR
 CASES: list[OpCase] = [
     *cases_activations.CASES,
     *cases_arithmetic.CASES,
+    *cases_attending.CASES,
     *cases_contraction.CASES,
     *cases_convolution.CASES,
     *cases_functions.CASES,
@@ -46,6 +49,7 @@ CASES: list[OpCase] = [
     *cases_sampling.CASES,
     *cases_scans.CASES,
     *cases_signal.CASES,
+    *cases_training.CASES,
     *cases_trigonometric.CASES,
 ]
 

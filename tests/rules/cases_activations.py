@@ -208,6 +208,18 @@ CASES += [
         )
         for mode, quarters in ((True, 3), (False, 3), (True, 0))
     ),
+    OpCase(
+        "Dropout with a ratio that is fed",
+        "y = Dropout(x, ratio)",
+        {"x": ("N", 3), "ratio": ()},
+        draws={"ratio": lambda rng, shape: np.array(0.75)},
+    ),
+    OpCase(  # in training: tests/rules/test_conventions.py
+        "Dropout that may train, with a ratio that is fed",
+        "r = Sigmoid(z)\ny = Dropout<seed=7>(x, r, mode)",
+        {"x": ("N", 3), "z": (), "mode": np.array(False)},
+        random=True,
+    ),
     OpCase("Dropout-7", "y = Dropout<ratio=0.4>(x)", opset=7),
     OpCase("Dropout-10", "y = Dropout<ratio=0.4>(x)", opset=10),
     OpCase("Dropout-12", "y = Dropout(x, ratio)", params=_RATIO, opset=12),

@@ -104,6 +104,64 @@ CASES = [
         declared={"y": (2, 4)},
     ),
     microsoft(
+        "FusedMatMulActivation",
+        'y = @FusedMatMulActivation<activation="Tanh", transB=1, alpha=0.5>(x, w)',
+        {**_TOKENS, "w": (3, 4)},
+        declared={"y": ("N", 2, 3)},
+        no_runtime=NO_KERNEL,
+    ),
+    microsoft(
+        "GemmFastGelu",
+        "y = @GemmFastGelu(x, w, b)",
+        {"x": ("N", 4), "w": (4, 3), "b": (3,)},
+        declared={"y": ("N", 3)},
+        no_runtime=NO_KERNEL,
+    ),
+    *(
+        microsoft(
+            f"MatMulBnb4 of kind {kind}",
+            f"y = @MatMulBnb4<K=17, N=3, block_size=16, quant_type={kind}>(x, q, m)",
+            {"x": ("N", 2, 17), "m": (4,)},
+            {"q": np.arange(7, 7 * 27, 7).astype(np.uint8)},
+            declared={"y": ("N", 2, 3)},
+        )
+        for kind in (0, 1)
+    ),
+    *(
+        microsoft(
+            f"MoE, {what}",
+            f"y = @MoE<{what}>(x, r, w, b, v, c)",
+            {"x": shape, "r": (5, 4), "w": (4, wide, 2), "b": (4, wide), "v": (4, 2, 3)},
+            {"c": weights(4, 2)},
+            # in float32: tests/passes/test_functions.py
+            evaluated="onnxruntime's kernel for float16 gives other numbers than that for float32",
+        )
+        for what, shape, wide in (
+            ('k=2, activation_type="silu"', (5, 2), 3),
+            ('k=2, activation_type="gelu", normalize_routing_weights=1', (1, 5, 2), 3),
+            (
+                'k=1, activation_type="swiglu", swiglu_fusion=1, activation_alpha=1.5, '
+                "activation_beta=0.5, swiglu_limit=0.7",
+                (5, 2),
+                6,
+            ),
+        )
+    ),
+    microsoft(
+        "Rfft",
+        "y = @Rfft<signal_ndim=1, onesided=1, normalized=0>(x)",
+        {"x": ("N", 3, 6)},
+        declared={"y": ("N", 3, 4, 2)},
+        no_runtime=NO_KERNEL,
+    ),
+    microsoft(
+        "Irfft",
+        "y = @Irfft<signal_ndim=1, onesided=1, normalized=0>(x)",
+        {"x": ("N", 5, 2)},
+        declared={"y": ("N", 8)},
+        no_runtime=NO_KERNEL,
+    ),
+    microsoft(
         "FusedGemm",
         'y = @FusedGemm<activation="LeakyRelu", activation_alpha=0.2, transB=1, alpha=0.5, '
         "beta=2.0>(x, w, b)",

@@ -461,6 +461,27 @@ CASES += [
         )
         for mode in ("constant", "reflect", "edge")
     ),
+    OpCase("Pad with a fill that is fed", "y = Pad(x, p, c)", {**_CUBE, "c": ()}, _PADS),
+    OpCase(
+        "Pad of what is held, with a fill that is fed, cropped",
+        "y = Pad(k, p, c, a)",
+        {"c": (1,)},
+        {"k": weights(2, 3, 4), "p": ints(-1, 1, 2, -1), "a": ints(-1, 1)},
+        declared={"y": (2, 3, 5)},
+    ),
+    OpCase(
+        "Pad by pads that are fed, of the batch, with a fill that is fed",
+        "y = Pad(x, p, c, a)",
+        {**_SYMBOLS, "c": (), "p": ints(2, 1, 0, 1)},
+        {"a": ints(0, 2)},
+        sizes=_SIZES,
+    ),
+    OpCase(
+        "Pad, edge, with a fill that it does not read",
+        'y = Pad<mode="edge">(x, p, c)',
+        {**_CUBE, "c": ()},
+        _PADS,
+    ),
     OpCase("Pad-2", "y = Pad<pads=[0, 1, 0, 0, 0, 2], value=1.5>(x)", _CUBE, opset=10),
     OpCase("Pad-2, reflect", 'y = Pad<pads=[0, 1, 0, 0, 0, 2], mode="reflect">(x)', _CUBE, opset=7),
     OpCase("Pad-11", "y = Pad(x, p, c)", _CUBE, {**_PADS, "c": np.array(1.5)}, opset=11),

@@ -209,6 +209,12 @@ CASES = [
     between(
         "MaxPool", "p = MaxPool<kernel_shape=[2, 2], strides=[2, 2]>(q)", ("N", 2, 5, 5), spread=0.8
     ),
+    between(
+        "com.microsoft NhwcMaxPool",
+        "p = com.microsoft.NhwcMaxPool<kernel_shape=[2, 2], strides=[2, 1], pads=[1, 0, 0, 1]>(q)",
+        ("N", 5, 4, 2),
+        spread=0.8,
+    ),
     between("Clip", "p = Clip(q, a, b)", params={"a": np.uint8(100), "b": np.uint8(150)}),
     between("Max", "p = Max(q, z)"),
     between(

@@ -141,6 +141,16 @@ CASES += [
     )
     for at in ((), (2,), (0, 3))
 ]
+CASES += [
+    OpCase(
+        f"CumProd along an axis that is fed, {axis}, {_how}",
+        f"y = CumProd<{_how}>(x, a)",
+        {"x": ("N", 3, "W"), "a": np.array(axis)},
+        sizes={"N": 2, "W": 4},
+        opset=26,
+    )
+    for axis, _how in ((-3, "exclusive=1"), (1, "reverse=1"), (2, "exclusive=1, reverse=1"))
+]
 for _exclusive in (0, 1):
     for _reverse in (0, 1):
         _how = f"exclusive={_exclusive}, reverse={_reverse}"

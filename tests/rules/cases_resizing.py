@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import Input, ints
+from helpers import Draw, Input, ints, weights
 from op_case import OpCase
 
 _RESIZED: dict[str, Input] = {"x": ("N", 2, 3, 4)}
 _BY = {"s": np.array([1, 1, 1.5, 2], np.float32)}
+_FED: dict[str, Input] = {"x": ("N", 2, 3, 4), "s": (2,)}
+_CROPPED: dict[str, Input] = {"x": ("N", 2, 3, 4), "r": (4,)}
+_NO_HALF = "scales are of float32"
 _SPACE = {"s": np.array([1, 1, 1.5, 2, 0.5], np.float32)}
+
+
+def _by(*numbers: float) -> Draw:
+    """What is fed as it is."""
+    return lambda rng, shape: np.array(numbers)
+
+
 CASES = [
     *(
         OpCase(
@@ -82,6 +92,71 @@ CASES = [
             _SPACE,
         )
         for mode in ("nearest", "linear")
+    ),
+    *(
+        OpCase(
+            f"Resize by scales that are fed, {mode}, {how}",
+            f'y = Resize<mode="{mode}", coordinate_transformation_mode="{how}", axes=[2, 3]>'
+            "(x, , s)",
+            _FED,
+            draws={"s": _by(1.7, 0.55)},
+            opset=19,
+            single=True,
+            no_half=_NO_HALF,
+        )
+        for mode, how in (
+            *(("linear", how) for how in ("half_pixel", "half_pixel_symmetric", "asymmetric")),
+            *(("cubic", how) for how in ("half_pixel", "pytorch_half_pixel", "asymmetric")),
+        )
+    ),
+    OpCase(
+        "Resize of what is held by scales that are fed, to one pixel",
+        'y = Resize<mode="linear", coordinate_transformation_mode="pytorch_half_pixel", '
+        "axes=[-1, -2]>(x, , s)",
+        {"s": (2,)},
+        {"x": weights(2, 2, 3, 4)},
+        draws={"s": _by(1.6, 0.4)},
+        single=True,
+        no_half=_NO_HALF,
+    ),
+    OpCase(
+        "Resize by scales that are computed, cubic, exclude_outside",
+        "t = Exp(z)\ns = Concat<axis=0>(one, t, t)\n"
+        'y = Resize<mode="cubic", exclude_outside=1, cubic_coeff_a=-0.5>(x, , s)',
+        {"x": (2, 2, 3, 4), "z": (1,)},
+        {"one": np.ones(2, np.float32)},
+        draws={"z": _by(0.43)},
+        single=True,
+        no_half=_NO_HALF,
+        no_dynamic="runtimes have no cubic that reads five axes",
+    ),
+    OpCase(
+        "Resize of one region that is fed to one row",
+        'y = Resize<mode="linear", coordinate_transformation_mode="tf_crop_and_resize">(x, r, , s)',
+        {"x": (1, 1, 3, 4), "r": (8,)},
+        {"s": ints(1, 1, 1, 3)},
+        draws={"r": _by(0, 0, 0.1, 0.2, 1, 1, 0.8, 0.9)},
+        single=True,
+    ),
+    OpCase(
+        "Resize to the nearest by scales that are fed",
+        "t = Mul(z, z)\ny = Resize<axes=[2, 3]>(x, , t)",
+        {"x": ("N", 2, 3, 4), "z": (2,)},
+        draws={"z": _by(1.4, 1.2)},
+        single=True,
+        no_half=_NO_HALF,
+    ),
+    *(
+        OpCase(
+            f"Resize by a region that is fed, {mode}",
+            f'y = Resize<mode="{mode}", coordinate_transformation_mode="tf_crop_and_resize", '
+            "extrapolation_value=3.0, axes=[3, 2]>(x, r, , s)",
+            _CROPPED,
+            {"s": ints(*sizes)},
+            draws={"r": _by(0.1, -0.2, 1.3, 0.8)},
+            single=True,
+        )
+        for mode, sizes in (("linear", (3, 5)), ("cubic", (3, 5)))
     ),
     OpCase(
         "Upsample-7, linear",

@@ -383,3 +383,60 @@ CASES += [
         no_half="ONNX has none for half precision",
     ),
 ]
+
+_REGIONS = np.array([[0.1, 0.2, 0.8, 0.9], [0.9, -0.3, 0.15, 1.2], [0.33, 0.1, 0.4, 0.65]])
+_CROPS = {"b": np.array([0, 1, 1], np.int32), "s": np.array([3, 4], np.int32)}
+_CROPPED = (3, 2, 3, 4)
+
+
+def _regions(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """None along the edge of a pixel."""
+    return np.asarray(_REGIONS + rng.uniform(-0.01, 0.01, shape))
+
+
+CASES += [
+    OpCase(
+        "CropAndResize",
+        "y = com.microsoft.CropAndResize<extrapolation_value=0.7>(x, r, b, s)",
+        {"x": ("N", 2, 4, 5)},
+        {"r": _REGIONS, **_CROPS},
+        declared={"y": _CROPPED},
+        not_empty="there is no image to cut from",
+    ),
+    OpCase(
+        "CropAndResize, regions live",
+        "y = com.microsoft.CropAndResize(x, r, b, s)",
+        {"x": ("N", 2, 4, 5), "r": (3, 4)},
+        _CROPS,
+        declared={"y": _CROPPED},
+        not_empty="there is no image to cut from",
+        draws={"r": _regions},
+        opset=20,
+    ),
+    OpCase(
+        "CropAndResize of a constant image",
+        "y = com.microsoft.CropAndResize(c, r, b, s)",
+        {"r": (3, 4)},
+        {"c": weights(2, 2, 4, 5), **_CROPS},
+        declared={"y": _CROPPED},
+        draws={"r": _regions},
+    ),
+    OpCase(
+        "CropAndResize, nearest, everything dynamic",
+        'y = com.microsoft.CropAndResize<mode="nearest">(x, r, b, s)',
+        {"x": ("N", "C", "H", "W"), "r": ("R", 4)},
+        _CROPS,
+        declared={"y": ("R", "C", 3, 4)},
+        sizes={"N": 2, "C": 2, "H": 4, "W": 5, "R": 3},
+        not_empty="there is no image to cut from",
+        draws={"r": _regions},
+    ),
+    OpCase(
+        "CropAndResize to a column, of rows",
+        "y = com.microsoft.CropAndResize(x, r, b, s)",
+        {"x": (2, 2, 1, 5), "r": (3, 4)},
+        {**_CROPS, "s": np.array([2, 1], np.int32)},
+        declared={"y": (3, 2, 2, 1)},
+        draws={"r": _regions},
+    ),
+]

@@ -100,6 +100,15 @@ CASES = [
         sizes={"B": 2},
     ),
     OpCase(
+        "Scan over a batch, as of opset 8",
+        "h, y = Scan<num_scan_inputs=2, directions=[0, 1], body=b (a, r, q) => (next, out) "
+        "{m = MatMul(a, w) n = Add(m, r) next = Tanh(n) out = Mul(next, q)}>(, h0, x, z)",
+        {"h0": ("B", 3), "x": ("B", 4, 3), "z": ("B", 4, 3), "w": (3, 3)},
+        outputs=("h", "y"),
+        sizes={"B": 2},
+        opset=8,
+    ),
+    OpCase(
         "Loop, a number of turns",
         "h, s = Loop<body=b (int64 i, bool k, a) => (k2, next, out) "
         "{k2 = Identity(k) m = MatMul(a, w) next = Tanh(m) out = Mul(next, z)}>(three, , h0)\n"

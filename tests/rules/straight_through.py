@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from onnxjvp.oracle.convolution import Conv as conv  # noqa: N813
+from onnxjvp.oracle.convolution import MaxPool as max_pool  # noqa: N813
 
 _RANGES: dict[int, tuple[float, float]] = {
     onnx.TensorProto.UINT8: (0, 255),
@@ -205,6 +206,10 @@ def _operators(frozen: Frozen) -> list[type[OpRun]]:
     def QLinearWhere(node, c, x, sx, zx, y, s, z, so, zo):  # type: ignore[no-untyped-def]
         return again(node, np.where(c, real(x, sx, zx), real(y, s, z)), so, zo)
 
+    def NhwcMaxPool(node, x):  # type: ignore[no-untyped-def]
+        (y,) = max_pool(np.moveaxis(x, -1, 1), **attributes(node))
+        return np.moveaxis(y, 1, -1)
+
     def leaky(x: Array, alpha: float = 0.01) -> Array:
         return np.where(x > 0, x, alpha * x)
 
@@ -227,6 +232,7 @@ def _operators(frozen: Frozen) -> list[type[OpRun]]:
         "QLinearAveragePool": unary(windows),
         "QLinearConcat": QLinearConcat,
         "QLinearWhere": QLinearWhere,
+        "NhwcMaxPool": NhwcMaxPool,
     }
     named = [(f.__name__, "", f) for f in standard]
     named += [(name, "com.microsoft", f) for name, f in foreign.items()]

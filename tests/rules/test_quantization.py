@@ -21,7 +21,7 @@ from cases_quantization import (
     microsoft,
     number,
 )
-from helpers import TOLERANCES, Values, assert_close, checked, ort, weights
+from helpers import TOLERANCES, Values, assert_close, build, checked, ort, weights
 from onnx import helper
 from onnx.parser import parse_node
 from straight_through import Frozen
@@ -349,3 +349,38 @@ def test_inside_a_branch() -> None:
     level = np.rint(x / np.float32(0.02)) + 120
     wanted = np.where((level >= 0) & (level <= 255), u * (1 - values["y"] ** 2), 0)
     assert_close(values["y_jvp"], wanted, CLOSE, "the branch taken")
+
+
+# -- scales that do not round ------------------------------------------------------------------
+
+DYNAMIC = "q, s, z = DynamicQuantizeLinear(x)"
+
+
+def _dynamic(*outputs: str, more: str = "") -> onnx.ModelProto:
+    x: dict[str, tuple[int | str, ...]] = {"x": ("N", 3)}
+    return build(DYNAMIC + more, x, outputs=outputs, dtype="float32")
+
+
+@pytest.mark.parametrize("shift", [0.0, 2.0, -2.0])
+def test_the_scale_of_dynamic_quantisation_has_a_derivative(shift: float) -> None:
+    """(max(x, 0) − min(x, 0))/255; the codes are left out where nobody chose them."""
+    point = np.array([[0.3, -0.2, 0.1], [-0.9, 0.8, 0.4]], np.float32) + np.float32(shift)
+    u, ct = weights(2, 3).astype(np.float32), np.float32(0.7)
+    highest, lowest = (u.flat[f(point)] for f in (np.argmax, np.argmin))
+    wanted = np.where(shift >= 0, highest, 0) - np.where(shift <= 0, lowest, 0)
+    model = _dynamic("q", "s", "z")
+    for form in (jvp, clone, lambda m: clone(m, layout="stacked")):
+        result = form(model)
+        assert set(result.report["excluded"]) == {"q", "z"}
+        values = ort(checked(result), {"x": point, "x_u": u})
+        assert_close(values["s_jvp"], np.float32(wanted / 255), CLOSE, "J u", scale=0.01)
+    pulled = ort(checked(vjp(model)), {"x": point, "s_ct": np.array(ct)})["x_vjp"]
+    assert abs(float((pulled * u).sum()) - float(ct) * wanted / 255) < 1e-8
+
+
+def test_codes_that_are_needed_are_refused_beside_a_scale() -> None:
+    with pytest.raises(UnsupportedOpError, match="zero almost everywhere"):
+        jvp(_dynamic("q", "s"), outputs=["q", "s"])
+    read = "\nc = Cast<to=1>(q)\ny = Mul(c, s)"
+    with pytest.raises(UnsupportedOpError, match="zero almost everywhere"):
+        jvp(_dynamic("y", more=read))

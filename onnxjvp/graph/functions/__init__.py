@@ -3,10 +3,15 @@
 from onnxjvp.graph.functions import (  # noqa: F401
     activations,
     attention,
+    crops,
+    experts,
+    flex_attention,
+    linear_attention,
     normalization,
     others,
     products,
     runtime_attention,
+    training,
 )
 from onnxjvp.graph.functions.table import (
     BODIES,

@@ -11,6 +11,9 @@ from onnxjvp.graph.functions.table import NoBodyError, Outs, body
 from onnxjvp.graph.ops import Ops, dim, rank
 from onnxjvp.graph.regions import Region
 
+#: from this opset on the axis of a DFT is an operand
+_AXIS_IS_OPERAND = 20
+
 
 @body("com.microsoft::SampleOp")
 def _sample(op: Ops, region: Region) -> Outs:
@@ -110,3 +113,32 @@ def _gated_rms_norm(op: Ops, region: Region) -> Outs:
     opened = op.Sigmoid(level) if sigmoid else silu(op, level)
     y = op.Mul(op.Reshape(normal, op.shape_of(x)), opened)
     return [narrowed(op, y, x)]
+
+
+# -- Fourier transforms ------------------------------------------------------------------------
+
+
+@body("com.microsoft::Rfft")
+def _rfft(op: Ops, region: Region) -> Outs:
+    """[…, n] → […, n/2 + 1, 2]"""
+    x = op.unsqueeze(region.operand(0), rank(region.operand(0)))
+    return [_transformed(op, region, x, rank(x) - 2)]
+
+
+@body("com.microsoft::Irfft")
+def _irfft(op: Ops, region: Region) -> Outs:
+    """[…, n/2 + 1, 2] → […, n], divided by n."""
+    x = region.operand(0)
+    y = _transformed(op, region, x, rank(x) - 2, inverse=1)
+    return [op.Squeeze(y, op.ints([rank(x) - 1]))]
+
+
+def _transformed(
+    op: Ops, region: Region, x: ir.Value, axis: int, inverse: int | None = None
+) -> ir.Value:
+    if region.attr_int("signal_ndim", 1) != 1 or region.attr_int("normalized", 0):
+        raise NoBodyError("it is of several axes at once, or normalised")
+    how = {"onesided": 1, "inverse": inverse}
+    if op.shapes.opset_imports.get("", _AXIS_IS_OPERAND) >= _AXIS_IS_OPERAND:
+        return op.DFT(x, None, op.const(np.int64(axis), ir.DataType.INT64), **how)
+    return op.DFT(x, axis=axis, **how)

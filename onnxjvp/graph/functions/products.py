@@ -144,6 +144,38 @@ def _matmul_n_bits(op: Ops, region: Region) -> Outs:
     return [with_bias(op, op.MatMul(a, op.Transpose(weight, perm=[1, 0])), region.input(5))]
 
 
+#: what the codes of 4 bits stand for, relative to the largest number of a block: FP4, and NF4 of
+#: QLoRA (Dettmers et al. 2023, appendix E)
+_FP4 = (0.0, 5.208333333e-03, 2 / 3, 1.0, 1 / 3, 0.5, 1 / 6, 0.25)
+_NF4 = (
+    *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+    *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+    *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+    *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+)
+
+
+@body("com.microsoft::MatMulBnb4")
+def _matmul_bnb4(op: Ops, region: Region) -> Outs:
+    """A Wᵀ: W, [N, K], is a number of a table for each code, times the largest of its block."""
+    a, codes, largest = (region.operand(i) for i in range(3))
+    if not region.attr_int("transB", 1):
+        raise NoBodyError("with transB = 0 runtimes compute something else than they document")
+    n, k, block = (region.attr_int(name, 0) for name in ("N", "K", "block_size"))
+    table = _NF4 if region.attr_int("quant_type", 1) else (*_FP4, *(-v for v in _FP4))
+    byte = op.Cast(op.unsqueeze(codes, 1), to=int(ir.DataType.INT32))
+    sixteen = op.const([16], ir.DataType.INT32)
+    both = op.Concat(op.Div(byte, sixteen), op.Mod(byte, sixteen), axis=1)  # the higher one first
+    each = op.Gather(op.const(table, like=a), op.Reshape(both, op.ints([-1])))
+    blocks, stored = -(-n * k // block), n * k + n * k % 2
+    if stored != blocks * block:  # the last block is short, or a code has no weight
+        each = op.Pad(each, op.ints([0, blocks * block - stored]))
+    whole = op.Mul(op.Reshape(each, op.ints([blocks, block])), op.unsqueeze(largest, 1))
+    flat = op.Slice(op.Reshape(whole, op.ints([-1])), op.ints([0]), op.ints([n * k]))
+    weight = op.Reshape(flat, op.ints([n, k]))
+    return [op.MatMul(a, op.Transpose(weight, perm=[1, 0]))]
+
+
 def _unpacked(
     op: Ops, packed: ir.Value, bits: int, shape: Sequence[int], like: ir.Value
 ) -> ir.Value:

@@ -6,6 +6,7 @@ from onnxjvp.graph.shape_functions import (  # noqa: F401
     indexing,
     machine_learning,
     movement,
+    recurrent,
     sampling,
     signal,
     windows,

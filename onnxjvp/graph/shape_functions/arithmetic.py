@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 
@@ -98,7 +99,7 @@ Arithmetic = Callable[[Dim, Dim], Dim]
 def _truncated(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return int(a / b) if b else dims.fresh()
-    return dims.fresh() if isinstance(a, int) or b == 0 else a // b
+    return dims.fresh() if isinstance(a, int) or b == 0 else dims.computed(operator.floordiv, a, b)
 
 
 def _modulo(a: Dim, b: Dim) -> Dim:
@@ -117,9 +118,9 @@ def _extreme(choose: Callable[..., int]) -> Arithmetic:
 
 
 ARITHMETIC: dict[str, Arithmetic] = {
-    "Add": operator.add,
-    "Sub": operator.sub,
-    "Mul": operator.mul,
+    "Add": functools.partial(dims.computed, operator.add),
+    "Sub": functools.partial(dims.computed, operator.sub),
+    "Mul": functools.partial(dims.computed, operator.mul),
     "Div": _truncated,
     "Mod": _modulo,
     "Max": _extreme(max),
@@ -201,12 +202,23 @@ def _window(node: ir.Node, size: Dims, kernel: Sequence[Dim], *, ceil: bool = Fa
             out.append(dims.simplest((size[i] + (strides[i] - 1)) // strides[i]))
             continue
         padding = 0 if auto_pad == "VALID" else pads[i] + pads[rank + i]
-        room = size[i] + padding - (kernel[i] - 1) * dilations[i] - 1
+        room = _room(size[i], padding, kernel[i], dilations[i])
         if ceil:
             out.append(_ceil_window(room, size[i] + pads[i], strides[i]))
         else:
-            out.append(dims.simplest(room // strides[i] + 1))
+            out.append(_steps(room, strides[i]))
     return tuple(out)
+
+
+@functools.lru_cache(maxsize=1024)
+def _room(size: Dim, padding: int, kernel: Dim, dilation: int) -> Dim:
+    """The last place where a window starts."""
+    return size + padding - (kernel - 1) * dilation - 1
+
+
+@functools.lru_cache(maxsize=1024)
+def _steps(room: Dim, stride: int) -> Dim:
+    return dims.simplest(room // stride + 1)
 
 
 def _ceil_window(room: Dim, start: Dim, stride: int) -> Dim:

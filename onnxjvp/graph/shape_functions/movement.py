@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -120,7 +121,7 @@ def concat(s: Shapes, node: ir.Node) -> None:
         out[i] = static[0] if static else out[i]
     out[axis] = 0
     for shape in shapes:
-        out[axis] = dims.simplest(out[axis] + shape[axis])
+        out[axis] = dims.simplest(dims.computed(operator.add, out[axis], shape[axis]))
     parts = [s.content(v) for v in node.inputs]
     content: Dims | None = ()
     for part in parts:
@@ -141,9 +142,13 @@ def split(s: Shapes, node: ir.Node) -> None:
     else:  # the last piece takes what is left
         piece = dims.simplest((total + (count - 1)) // count)
         sizes = [*(piece,) * (count - 1), dims.simplest(total - piece * (count - 1))]
+    rest = s.content(operand(node)) if len(x) == 1 else None
     for i, output in enumerate(node.outputs):
         size_i = dims.fresh() if sizes is None else sizes[i]
-        s.put(output, (*x[:axis], size_i, *x[axis + 1 :]), operand(node).dtype)
+        known = size_i if isinstance(size_i, int) else None
+        content = None if rest is None or known is None else rest[:known]
+        rest = None if rest is None or known is None else rest[known:]
+        s.put(output, (*x[:axis], size_i, *x[axis + 1 :]), operand(node).dtype, content)
 
 
 def _sliced(size: Dim, start: int, end: int, step: int) -> Dim:
@@ -213,7 +218,8 @@ def pad(s: Shapes, node: ir.Node) -> None:
     if pads is not None and axes is not None:
         out = list(x)
         for i, axis in enumerate(axes):
-            out[axis % len(x)] = dims.simplest(x[axis % len(x)] + pads[i] + pads[i + len(axes)])
+            both, k = pads[i] + pads[i + len(axes)], axis % len(x)
+            out[k] = dims.simplest(dims.computed(operator.add, x[k], both))
     s.put(node.outputs[0], out, operand(node).dtype)
 
 

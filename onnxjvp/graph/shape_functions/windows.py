@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
+from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.shape_functions.operands import integer, ints, operand, optional, unknown
 from onnxjvp.graph.shapes import Shapes, shape_function
 
@@ -17,21 +20,23 @@ def conv_transpose(s: Shapes, node: ir.Node) -> None:
     pads, extra = ints(node, "pads") or (0,) * 2 * n, ints(node, "output_padding") or (0,) * n
     shaped, auto_pad = ints(node, "output_shape"), node.attributes.get_string("auto_pad", "NOTSET")
     if shaped is not None:
-        out: list[dims.Dim] = list(shaped[-n:])
+        out: list[Dim] = list(shaped[-n:])
     elif auto_pad in ("SAME_UPPER", "SAME_LOWER"):
         out = [dims.simplest(d * step) for d, step in zip(size, strides, strict=True)]
     else:
         pads = (0,) * 2 * n if auto_pad == "VALID" else pads
         out = [
-            dims.simplest(
-                (size[i] - 1) * strides[i]
-                + (kernel[i] - 1) * dilations[i]
-                + (1 + extra[i] - pads[i] - pads[n + i])
-            )
+            _reach(size[i], strides[i], kernel[i], dilations[i], extra[i] - pads[i] - pads[n + i])
             for i in range(n)
         ]
     wide = dims.simplest(channels * integer(node, "group", 1))
     s.put(node.outputs[0], (rows, wide, *out), operand(node).dtype)
+
+
+@functools.lru_cache(maxsize=1024)
+def _reach(size: Dim, stride: int, kernel: Dim, dilation: int, extra: int) -> Dim:
+    """What so many windows cover."""
+    return dims.simplest((size - 1) * stride + (kernel - 1) * dilation + (1 + extra))
 
 
 @shape_function("MaxUnpool")

@@ -1,0 +1,163 @@
+"""Eigenvalues of largest modulus of a square matrix that is known by its products.
+
+Values are those of the small matrix Vᵀ A V: conjugate pairs stay whole, so that there may be one
+value more than was asked for. A residual is ‖A v − λ v‖ for ‖v‖ = 1: λ is an eigenvalue of a matrix
+that differs from A by no more than that. Where A is far from normal, λ itself may be off by more,
+as many times as its condition says (so far as Vᵀ A V knows it).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from onnxjvp.analysis.found import GUARD, Found, Image, Judge
+from onnxjvp.analysis.products import Products, extension, normal, orthonormal
+from onnxjvp.runtime import Array
+
+_BYTES = 1 << 29
+_DEPTH, _LEAST = 5, 120
+
+
+def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
+    """Randomised block Krylov space, by Rayleigh–Ritz (block Arnoldi).
+
+    It grows by the residuals of what has not converged, and is compressed to its leading Schur
+    vectors when it gets too large. Images of the basis are kept, so residuals need no product.
+
+    Source: Stewart 2001 (Krylov–Schur), for blocks; Saad 2011, chapter 6.
+    """
+    n = A.shape[0]
+    size = min(n, k + GUARD)
+    most = max(3 * size, min(max(_DEPTH * size, _LEAST), _BYTES // (16 * n)))
+    V = C = np.zeros((n, 0))
+    new = orthonormal(normal(rng, n, size))
+    while True:
+        V, C = np.hstack([V, new]), np.hstack([C, A.push(new)])
+        H = V.T @ C
+        values, Y = ritz(H, k, judge.floor)
+        found = _times(V, Y)
+        off = _times(C, Y) - found * values
+        residuals = np.linalg.norm(off, axis=0)
+        images = partial(_images, A, V, C, Y)
+        if judge.over(abs(values[0]), residuals, images):
+            return _finished(judge, values, found, residuals, H)
+        new = extension(V, _real(off[:, residuals > max(judge.tolerance, judge.floor)]))
+        if not new.shape[1]:
+            reason = judge.stalled(abs(values[0]), images)
+            return _finished(judge, values, found, residuals, H, reason)
+        if V.shape[1] + new.shape[1] > most:
+            kept = _span(ritz(H, len(values) + GUARD, judge.floor)[1])
+            V, C = V @ kept, C @ kept
+
+
+def subspace(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
+    """The paper's Alg. 2, orthogonal iteration: C ← A V, V ← QR of C.
+
+    Printed, it takes diag(R) for the values and stops on ‖A V − V R‖. The columns of V become
+    Schur vectors, and R a triangle, only where moduli differ: a complex pair, or a value and its
+    opposite, keep turning, and it never stops. Here values and vectors are those of Vᵀ A V, a few
+    vectors more than wanted guard the last one, and what has to vanish is A V − V (Vᵀ A V), for
+    those wanted.
+
+    Source: Balestriero & Baraniuk 2021, Alg. 2, of Bentbib & Kanber 2015; corrected.
+    """
+    V = orthonormal(normal(rng, A.shape[0], min(A.shape[0], k + GUARD)))
+    while True:
+        C = A.push(V)
+        H = V.T @ C
+        values, Y = ritz(H, k, judge.floor)
+        residuals = np.linalg.norm(_times(C - V @ H, Y), axis=0)
+        if judge.over(abs(values[0]), residuals, partial(_images, A, V, C, Y)):
+            return _finished(judge, values, _times(V, Y), residuals, H)
+        V = orthonormal(C)
+
+
+def dense(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
+    """The whole matrix, by a product per column, and its eigenvalues."""
+    identity = np.eye(A.shape[0])
+    matrix = A.push(identity)
+    judge.measure(float(np.linalg.norm(matrix, 2)), [(A, identity, matrix)])
+    values, found = ritz(matrix, k, judge.floor)
+    residuals = np.linalg.norm(matrix @ found - found * values, axis=0)
+    judge.over(abs(values[0]), residuals, list)
+    return _finished(judge, values, found, residuals, matrix)
+
+
+def refined(A: Products, found: Array, k: int, judge: Judge, reason: str = "") -> Found:
+    """Pairs from the span of vectors, by products with each: what other solvers found."""
+    V = _span(found)
+    C = A.push(V)
+    H = V.T @ C
+    values, Y = ritz(H, min(k, V.shape[1]), 0.0)
+    vectors = V @ Y
+    residuals = np.linalg.norm(C @ Y - vectors * values, axis=0)
+    largest = float(np.abs(values).max(initial=0))
+    judge.measure(largest, _images(A, V, C, Y))
+    if not judge.over(largest, residuals, list) and not reason:
+        reason = judge.missed(residuals)
+    return _finished(judge, values, vectors, residuals, H, reason)
+
+
+def _finished(
+    judge: Judge, values: Array, vectors: Array, residuals: Array, H: Array, reason: str = ""
+) -> Found:
+    return judge.finished(
+        values, vectors, None, residuals, reason, _conditions(H, len(values), judge.floor)
+    )
+
+
+def _conditions(H: Array, k: int, rounding: float) -> Array:
+    """1 / |yᴴ x| of the first k eigenvalues, with unit vectors from the left and the right."""
+    _, vectors = _sorted(H, rounding)
+    try:
+        rows = np.linalg.inv(vectors)[:k]
+    except np.linalg.LinAlgError:  # a block of Jordan's
+        return np.full(k, np.inf)
+    return np.asarray(np.linalg.norm(rows, axis=1))
+
+
+def ritz(H: Array, k: int, rounding: float) -> tuple[Array, Array]:
+    """The k eigenvalues of largest modulus with unit eigenvectors, or k + 1: pairs stay whole.
+
+    A matrix that is symmetric but for rounding is made so, or equal values would become pairs.
+    """
+    values, vectors = _sorted(H, rounding)
+    if k < len(values) and values[k - 1].imag > 0:
+        k += 1
+    values, vectors = values[:k], vectors[:, :k]
+    real = not np.any(values.imag)
+    return (values.real, vectors.real) if real else (values, vectors)
+
+
+def _sorted(H: Array, rounding: float) -> tuple[Array, Array]:
+    """All eigenvalues, the largest modulus first, with unit vectors."""
+    if H.size and np.linalg.norm(H - H.T) <= 4 * rounding * np.sqrt(len(H)):
+        values, vectors = np.linalg.eigh((H + H.T) / 2)
+    else:
+        values, vectors = np.linalg.eig(H)
+    order = np.argsort(-np.abs(values), kind="stable")  # LAPACK's pairs stay side by side
+    return values[order], vectors[:, order]
+
+
+def _times(V: Array, Y: Array) -> Array:
+    """V Y of a real V: as two real products where Y is complex."""
+    return V @ Y.real + 1j * (V @ Y.imag) if np.iscomplexobj(Y) else V @ Y
+
+
+def _span(columns: Array) -> Array:
+    """Orthonormal real columns that span complex ones and their conjugates."""
+    return extension(np.zeros((len(columns), 0)), _real(columns))
+
+
+def _real(columns: Array) -> Array:
+    if not np.iscomplexobj(columns):
+        return columns
+    return np.hstack([columns.real, columns.imag])
+
+
+def _images(A: Products, V: Array, C: Array, Y: Array) -> list[Image]:
+    """The span of Ritz vectors V Y, with C = A V."""
+    span = _span(Y)
+    return [(A, V @ span, C @ span)]

@@ -1,0 +1,180 @@
+"""Products with a matrix that is not there: counted, checked, in blocks; and orthonormal blocks."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from onnxjvp.errors import UsageError
+from onnxjvp.runtime import Array
+
+#: what is left of a unit vector that lies in a space, by rounding; and in that of its neighbours
+_NOTHING, _DEPENDENT = 1e-9, 1e-6
+#: how far products of orthonormal vectors may be from 0 and 1
+_EXACT = 1e-13
+#: directions that an estimate of rounding takes
+_PROBES = 2
+
+
+class Operator(Protocol):
+    """What solvers need of a matrix: SciPy's operators and NumPy's wrapped in them have it."""
+
+    shape: tuple[int, int]
+
+    def matmat(self, X: Array) -> Array: ...
+    def rmatmat(self, X: Array) -> Array: ...
+
+
+class Products:
+    """J V and Jᵀ U over columns, counted.
+
+    Args:
+      operator: such as a `JacobianOperator`; its attribute `eps` says how exact products are,
+        float64's epsilon where it has none.
+      limit: how many products solvers may ask for.
+
+    Attributes:
+      shape: (rows, columns) of J.
+      forward, backward: columns so far.
+    """
+
+    def __init__(self, operator: Operator, limit: int | None = None) -> None:
+        self._operator = operator
+        self.shape = (int(operator.shape[0]), int(operator.shape[1]))
+        self.eps = float(getattr(operator, "eps", np.finfo(np.float64).eps))
+        self.limit = limit
+        self.forward = 0
+        self.backward = 0
+
+    @property
+    def used(self) -> int:
+        """All products so far."""
+        return self.forward + self.backward
+
+    @property
+    def spent(self) -> bool:
+        """Whether the limit is reached."""
+        return self.limit is not None and self.used >= self.limit
+
+    def push(self, V: Array) -> Array:
+        """J V [rows, K] of V [columns, K].
+
+        Raises: UsageError where a product is not finite.
+        """
+        self.forward += V.shape[1]
+        return _finite(self._operator.matmat(V)) if V.shape[1] else np.zeros((self.shape[0], 0))
+
+    def pull(self, U: Array) -> Array:
+        """Jᵀ U [columns, K] of U [rows, K]; raises as `push`."""
+        self.backward += U.shape[1]
+        return _finite(self._operator.rmatmat(U)) if U.shape[1] else np.zeros((self.shape[1], 0))
+
+    def transposed(self) -> Transposed:
+        return Transposed(self)
+
+
+class Transposed(Products):
+    """Jᵀ, which counts with J."""
+
+    def __init__(self, of: Products) -> None:
+        self._of = of
+        self.shape = (of.shape[1], of.shape[0])
+        self.eps = of.eps
+        self.limit = of.limit
+
+    @property
+    def used(self) -> int:
+        return self._of.used
+
+    def push(self, V: Array) -> Array:
+        return self._of.pull(V)
+
+    def pull(self, U: Array) -> Array:
+        return self._of.push(U)
+
+
+def _finite(columns: Any) -> Array:
+    found = np.asarray(columns)
+    if not np.isfinite(found).all():
+        raise UsageError(
+            "the Jacobian has products that are not finite at this point (a slope is infinite or "
+            "undefined, or overflows); choose another point"
+        )
+    return found
+
+
+def normal(rng: np.random.Generator, rows: int, columns: int) -> Array:
+    """Standard normal numbers [rows, columns]."""
+    return np.asarray(rng.standard_normal((columns, rows)).T)
+
+
+def orthonormal(block: Array) -> Array:
+    """Orthonormal columns that span those of a block of full rank.
+
+    By Cholesky factors of Bᵀ B, twice: large products of matrices, where a QR decomposition takes
+    several times as long; which is taken where columns are too nearly dependent.
+    """
+    found = block
+    for _ in range(2):
+        factor = _cholesky(found.T @ found)
+        if factor is None:
+            return np.asarray(np.linalg.qr(block)[0])
+        found = found @ np.linalg.inv(factor).T
+    off = np.abs(found.T @ found - np.eye(found.shape[1])).max(initial=0)
+    return np.asarray(found if off <= _EXACT else np.linalg.qr(block)[0])
+
+
+def _cholesky(squares: Array) -> Array | None:
+    try:
+        return np.asarray(np.linalg.cholesky(squares))
+    except np.linalg.LinAlgError:
+        return None
+
+
+def extension(basis: Array, block: Array) -> Array:
+    """Orthonormal columns that, behind those of the basis, span the block as well.
+
+    What depends on the others is left out, so there may be fewer than the block has. Orthogonalised
+    twice: once leaves what rounding makes of a column that lies nearly in the basis.
+    """
+    found = _scaled_to_one(block, 0)
+    found = _scaled_to_one(found - basis @ (basis.T @ found), _NOTHING)
+    squares = found.T @ found
+    factor = _cholesky(squares)
+    if factor is not None and np.diag(factor).min(initial=1) > _DEPENDENT:
+        found = found @ np.linalg.inv(factor).T
+    else:
+        sizes, vectors = np.linalg.eigh(squares)
+        kept = sizes > _DEPENDENT**2
+        found = found @ (vectors[:, kept] / np.sqrt(sizes[kept]))
+    return orthonormal(found - basis @ (basis.T @ found))
+
+
+def _scaled_to_one(block: Array, least: float) -> Array:
+    """The columns longer than that, as unit vectors."""
+    sizes = np.linalg.norm(block, axis=0)
+    return np.asarray(block[:, sizes > least] / sizes[sizes > least])
+
+
+def filled(basis: Array, block: Array, columns: int, rng: np.random.Generator) -> Array:
+    """An extension by just so many columns: random ones where the block has not enough."""
+    found = extension(basis, block)
+    while found.shape[1] < columns:
+        both = np.hstack([basis, found])
+        more = normal(rng, len(basis), columns - found.shape[1])
+        found = np.hstack([found, extension(both, more)])
+    return found
+
+
+def rounding(A: Products, V: Array, C: Array, rng: np.random.Generator) -> float:
+    """How far products are from linear: the largest ‖A (V q) − C q‖ over a few unit vectors q.
+
+    Products in float32 are off by the rounding of every layer, which no formula knows beforehand.
+
+    Args: V: orthonormal columns. C: A V.
+    """
+    mixed = normal(rng, V.shape[1], _PROBES)
+    mixed /= np.linalg.norm(mixed, axis=0)
+    off = A.push(V @ mixed) - C @ mixed
+    return float(np.linalg.norm(off, axis=0).max(initial=0))

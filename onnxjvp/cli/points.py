@@ -1,0 +1,106 @@
+"""Options of the commands that work at a point, and what they are read into."""
+
+# ruff: noqa: PLC0415  (NumPy is imported where it is used, so that --help is fast)
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxjvp.cli import output
+from onnxjvp.cli.files import check_output, read_inputs, sizes
+from onnxjvp.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from onnxjvp.runtime import Array
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file to differentiate.")]
+Given = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="NAME=VALUE",
+        help="An input: NAME=FILE.npy, NAME=FILE.npz or NAME=random:SEED.",
+    ),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE.npz", help="Arrays for several inputs; --input goes first."),
+]
+Dim = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=SIZE", help="Size of a dynamic dimension of drawn inputs."),
+]
+Each = Annotated[
+    bool, typer.Option("--each", help="Take the samples of the batch as points of their own.")
+]
+Wrt = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME", help="What to differentiate in, as for rewrite [default: all float inputs]."
+    ),
+]
+Outputs = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Output to differentiate [default: all that can be]."),
+]
+Provider = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the random vectors drawn.")]
+
+PICTURES = (".png", ".pdf", ".svg")
+
+
+def read_points(
+    model: Path,
+    given: Sequence[str] | None,
+    inputs: Path | None,
+    dim: Sequence[str] | None,
+    provider: str,
+    links: Path | None,
+    *,
+    each: bool,
+) -> list[dict[str, Array]]:
+    """The point that the options give, or one for every sample of its batch."""
+    known = sizes(dim or ())
+    with output.busy(f"loading {model}"):
+        specs = input_specs(model, [provider], links)
+    feeds = read_inputs(specs, given or (), inputs, known)
+    if not each:
+        return [feeds]
+    from onnxjvp.analysis import samples
+
+    return samples(feeds)
+
+
+def input_specs(model: Path, providers: Sequence[str], links: Path | None) -> Sequence[Any]:
+    """What the model takes."""
+    from onnxjvp.graph.load import load
+    from onnxjvp.runtime import Session
+
+    # a runtime may follow links by rules of its own
+    loaded = model if links is None else load(model, links=links).model
+    return Session(loaded, providers=providers, optimize=False).inputs
+
+
+def check_plot(plot: Path, out: Path | None, *, force: bool) -> None:
+    """Refuse, before any work, a picture that could not be drawn after it."""
+    if out is not None and plot.resolve() == out.resolve():
+        raise UsageError(f"--plot and -o both name {str(plot)!r}; give two names")
+    check_output(plot, force=force)
+    if plot.suffix not in PICTURES:
+        raise UsageError(f"{str(plot)!r}: give a name that ends in {', '.join(PICTURES)}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError(
+            '--plot needs matplotlib, which is not installed: pip install "onnxjvp[plot]"'
+        )
+
+
+def plain(value: float) -> float | str:
+    """For JSON, which lacks infinity and NaN."""
+    return float(value) if math.isfinite(value) else str(float(value))

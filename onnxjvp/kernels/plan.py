@@ -1,0 +1,335 @@
+"""What a structured kernel keeps of each parameter's uses, and how two blocks are contracted.
+
+Uses of the same elements of parameters form a *term*. A term is computed in one of two forms:
+
+  outer   ∂f/∂θ is made per block, J = Σ z·G over all uses, and two blocks give J₁ J₂ᵀ;
+  inner   z and G are kept as they are, and every pair of uses is contracted in the cheapest order,
+          which for a dense layer is (z₁·z₂) · (G₁ G₂ᵀ).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxjvp.graph.dims import Dim
+from onnxjvp.graph.ops import Ops
+from onnxjvp.kernels.labelled import (
+    Labelled,
+    Labels,
+    Memo,
+    Sizes,
+    arranged,
+    contract,
+    contract_apart,
+    order,
+    summed,
+    without_indices,
+)
+from onnxjvp.kernels.structures import SAMPLE, Structure
+
+#: the axis of rows (combinations of outputs)
+ROW = "a"
+#: axes of the second block, which the first is contracted with
+OTHER_ROW, OTHER_SAMPLE = "b", "m"
+#: the axes of a kernel, by form
+KERNEL: dict[str, Labels] = {
+    "full": (SAMPLE, ROW, OTHER_SAMPLE, OTHER_ROW),
+    "diagonal": (ROW, SAMPLE, OTHER_SAMPLE),
+    "trace": (SAMPLE, OTHER_SAMPLE),
+}
+
+
+class MisalignedError(Exception):
+    """Uses overlap in a way that has no structure."""
+
+    def __init__(self, parameters: frozenset[int]) -> None:
+        super().__init__("its uses take different parts of it, or in another order")
+        self.parameters = parameters
+
+
+@dataclass(frozen=True)
+class Use:
+    """A use of a weight, and the cotangent of what it gives."""
+
+    name: str
+    #: the parameters (by number) that the weight is made of
+    parameters: frozenset[int]
+    structure: Structure
+    #: [K, *axes of `structure.out`]
+    cotangent: Labelled
+    #: which element of all parameters each element of the weight is, where others use them too
+    origin: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Side:
+    """One factor of a use: z (if there is one) and G, on axes of its own but for the weight's."""
+
+    z: Labelled | None
+    cotangent: Labelled
+    scale: float
+
+    @property
+    def operands(self) -> list[Labelled]:
+        return [self.cotangent] if self.z is None else [self.z, self.cotangent]
+
+    def on(self, other: Callable[[Labelled], Labelled]) -> Side:
+        """The same side of other tensors."""
+        z = None if self.z is None else other(self.z)
+        return replace(self, z=z, cotangent=other(self.cotangent))
+
+
+@dataclass(frozen=True)
+class Term:
+    """Uses of the same elements, and the form that they are contracted in."""
+
+    name: str
+    parameters: frozenset[int]
+    weight: Labels
+    shape: tuple[int, ...]
+    sides: tuple[Side, ...]
+    structures: tuple[str, ...]
+    outer: bool = False
+    #: to make what is kept of a block, and to multiply that of two
+    making: float = 0.0
+    pairing: float = 0.0
+    #: elements kept of a block, and of the largest value on the way to a pair's product
+    kept: float = 0.0
+    largest: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        return 2 * self.making + self.pairing
+
+    def factors(self, op: Ops, sizes: Sizes, once: Once) -> tuple[Side, ...]:
+        """What is kept of a block, recorded."""
+        if not self.outer:
+            trimmed = (_trimmed(op, side, self.weight) for side in self.sides)
+            return tuple(_by_samples(op, s, once) if is_plain(s) else s for s in trimmed)
+        parts = [self._jacobian(op, side, sizes) for side in self.sides]
+        labels = parts[0].labels
+        whole = op.add_all([arranged(op, part, labels).value for part in parts])
+        return (Side(None, Labelled(whole, labels), 1.0),)
+
+    def _jacobian(self, op: Ops, side: Side, sizes: Sizes) -> Labelled:
+        keep = (ROW, SAMPLE, *self.weight)
+        first = order([x.labels for x in side.operands], _kept(side.operands, keep), sizes)
+        found = contract(op, side.operands, keep, sizes, first)
+        if side.scale != 1.0:
+            found = replace(found, value=op.Mul(found.value, op.const(side.scale, found.value)))
+        absent = [axis for axis, label in enumerate(keep) if label not in found.labels]
+        if len(self.sides) > 1 and absent:  # uses may differ in the axes that they repeat along
+            present = tuple(label for label in keep if label in found.labels)
+            value = op.unsqueeze(arranged(op, found, present).value, *absent)
+            shape = tuple(sizes.dim(label) for label in keep)
+            found = Labelled(op.Expand(value, op.as_tensor(shape)), keep)
+        return found
+
+
+def _kept(operands: Sequence[Labelled], keep: Collection[str]) -> Labels:
+    every = dict.fromkeys(label for x in operands for label in x.labels)
+    return tuple(label for label in every if label in keep)
+
+
+def _trimmed(op: Ops, side: Side, weight: Labels) -> Side:
+    """Axes that only one factor has, and not the weight, are summed per block."""
+    theirs = side.z.labels if side.z is not None else ()
+    cotangent = summed(op, side.cotangent, {ROW, SAMPLE, *weight, *theirs})
+    z = side.z
+    if z is not None and z.indices is None:
+        z = summed(op, z, {SAMPLE, *weight, *cotangent.labels})
+    return Side(z, cotangent, side.scale)
+
+
+def is_plain(side: Side) -> bool:
+    """Whether G has no axis but rows, samples and the weight's own, none of which z has.
+
+    Two such uses contribute (z₁·z₂)[n, m] · (G₁·G₂)[n, a, m, b]: that of a dense layer, or a bias.
+    """
+    weight = [label for label in side.cotangent.labels if label not in (ROW, SAMPLE)]
+    theirs = () if side.z is None else side.z.labels
+    return {ROW, SAMPLE} <= {*side.cotangent.labels} and not {*weight} & {*theirs}
+
+
+#: cotangents that were laid out anew, so that uses share them
+Once = dict[ir.Value, Labelled]
+
+
+def _by_samples(op: Ops, side: Side, once: Once) -> Side:
+    """With samples in front of rows: numbers that belong to pairs of samples then multiply runs."""
+    own = side.cotangent
+    rest = tuple(label for label in own.labels if label not in (ROW, SAMPLE))
+    if own.value not in once:
+        once[own.value] = arranged(op, own, (SAMPLE, ROW, *rest))
+    labels = (SAMPLE, ROW, *rest)
+    return replace(side, cotangent=replace(once[own.value], labels=labels))
+
+
+# -- two blocks --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """The axes of the second block: those of the weight are the first one's."""
+
+    weight: Labels
+    form: str
+
+    def label(self, label: str) -> str:
+        if label in self.weight or (label == ROW and self.form != "full"):
+            return label
+        return {ROW: OTHER_ROW, SAMPLE: OTHER_SAMPLE}.get(label, f"{label}'")
+
+    def __call__(self, x: Labelled) -> Labelled:
+        return replace(x, labels=tuple(map(self.label, x.labels)))
+
+    def sizes(self, sizes: Sizes, rows: int, samples: int) -> Sizes:
+        """The axes of both blocks, the second one of so many rows and samples."""
+        own = {label: sizes.number(label) for label in sizes.labels}
+        theirs = own | {ROW: rows, SAMPLE: samples}
+        mirrored = {self.label(label): size for label, size in theirs.items()}
+        return Sizes(mirrored | own)
+
+
+def product(
+    op: Ops, one: Side, other: Side, mirror: Mirror, sizes: Sizes, memo: Memo
+) -> tuple[Labelled, Labelled | None, float]:
+    """What one use of a block and one of another contribute: the product of what is returned."""
+    operands = without_indices(op, [*one.operands, *map(mirror, other.operands)])
+    keep = KERNEL[mirror.form]
+    first = order([x.labels for x in operands], _kept(operands, keep), sizes)
+    whole, factor = contract_apart(op, operands, keep, sizes, first, memo)
+    # axes of the weight that no factor has: its elements there all count alike
+    every = [*one.operands, *other.operands]
+    present = {label for x in every for label in (*x.labels, x.indices)}
+    alike = sizes.volume([label for label in mirror.weight if label not in present])
+    return whole, factor, one.scale * other.scale * alike
+
+
+# -- terms -------------------------------------------------------------------------------------
+
+
+def terms(
+    uses: Sequence[Use], sizes: dict[str, Dim], form: str, rows: int, samples: int
+) -> list[Term]:
+    """Uses that share elements of parameters, joined and given the cheaper form.
+
+    Args:
+      sizes: filled in with the size of every axis.
+      samples: how many a block is expected to have.
+    Raises:
+      MisalignedError: uses share some elements and not all.
+    """
+    sizes[ROW] = rows
+    return [_term(i, group, sizes, form, samples) for i, group in enumerate(_joined(uses))]
+
+
+#: a use, and the order in which it has the axes of the first use of the same weight
+_Aligned = tuple[Use, tuple[int, ...]]
+
+
+def _joined(uses: Sequence[Use]) -> list[list[_Aligned]]:
+    groups: list[list[_Aligned]] = []
+    for use in uses:
+        for group in groups:
+            first = group[0][0]
+            if not first.parameters & use.parameters or not _overlap(first, use):
+                continue
+            perm = _permutation(first, use)
+            if perm is None:
+                raise MisalignedError(use.parameters | first.parameters)
+            group.append((use, perm))
+            break
+        else:
+            groups.append([(use, tuple(range(len(use.structure.weight))))])
+    return groups
+
+
+def _overlap(first: Use, other: Use) -> bool:
+    assert first.origin is not None and other.origin is not None
+    return bool(np.intersect1d(first.origin, other.origin).size)
+
+
+def _permutation(first: Use, other: Use) -> tuple[int, ...] | None:
+    """How the axes of one weight are those of the other, if they hold the same elements."""
+    assert first.origin is not None and other.origin is not None
+    if first.origin.ndim != other.origin.ndim:
+        return None
+    for perm in itertools.permutations(range(other.origin.ndim)):
+        if np.array_equal(first.origin, other.origin.transpose(perm)):
+            return perm
+    return None
+
+
+def _term(
+    number: int, group: Sequence[_Aligned], sizes: dict[str, Dim], form: str, samples: int
+) -> Term:
+    first = group[0][0].structure
+    weight = tuple(f"w{number}.{i}" for i in range(len(first.weight)))
+    sizes.update(zip(weight, first.shape, strict=True))
+    sides = []
+    for k, (use, perm) in enumerate(group):
+        names = {use.structure.weight[axis]: weight[i] for i, axis in enumerate(perm)}
+        names |= {SAMPLE: SAMPLE, ROW: ROW}
+        for label, size in use.structure.sizes.items():
+            names.setdefault(label, f"u{number}.{k}.{label}")
+            sizes[names[label]] = size
+        z, cotangent = use.structure.z, use.cotangent
+        z = None if z is None else _renamed(z, names)
+        sides.append(Side(z, _renamed(cotangent, names), use.structure.scale))
+    found = Term(
+        name=group[0][0].name,
+        parameters=frozenset[int]().union(*(use.parameters for use, _ in group)),
+        weight=weight,
+        shape=first.shape,
+        sides=tuple(sides),
+        structures=tuple(dict.fromkeys(s for use, _ in group for s in use.structure.named())),
+    )
+    return _cheaper(found, Sizes(sizes, samples), form)
+
+
+def _renamed(x: Labelled, names: dict[str, str]) -> Labelled:
+    labels = tuple(names[label] for label in x.labels)
+    return replace(x, labels=labels, indices=None if x.indices is None else names[x.indices])
+
+
+def _cheaper(term: Term, sizes: Sizes, form: str) -> Term:
+    inner = _as_inner(term, sizes, form)
+    if any(x.indices is not None for side in term.sides for x in side.operands):
+        return inner
+    return min(_as_outer(term, sizes, form), inner, key=lambda t: t.flops)
+
+
+def _as_outer(term: Term, sizes: Sizes, form: str) -> Term:
+    pair = sizes.number(ROW) * sizes.number(SAMPLE)
+    others = sizes.number(SAMPLE) * (sizes.number(ROW) if form == "full" else 1)
+    volume = math.prod(term.shape)
+    keep = (ROW, SAMPLE, *term.weight)
+    making = 0.0
+    for side in term.sides:
+        labels = [x.labels for x in side.operands]
+        making += order(labels, _kept(side.operands, keep), sizes).flops
+    found = replace(term, outer=True, making=making, pairing=2.0 * pair * others * volume)
+    return replace(found, kept=float(pair * volume), largest=float(pair * others))
+
+
+def _as_inner(term: Term, sizes: Sizes, form: str) -> Term:
+    """Indices count for as much as numbers; what they stand for is never multiplied."""
+    mirror = Mirror(term.weight, form)
+    pairs = mirror.sizes(sizes, sizes.number(ROW), sizes.number(SAMPLE))
+    flops = kept = largest = 0.0
+    for one in term.sides:
+        kept += sum(sizes.volume(x.labels) for x in one.operands)
+        for other in term.sides:
+            operands = [*one.operands, *map(mirror, other.operands)]
+            out = _kept(operands, KERNEL[form])
+            first = order([x.labels for x in operands], out, pairs)
+            flops += first.flops
+            largest = max(largest, first.largest)
+    return replace(term, outer=False, pairing=flops, kept=kept, largest=largest)

@@ -1,0 +1,225 @@
+"""How an operator that reads a parameter depends on it: the structure of ∂y/∂θ, per operator.
+
+A structure is an equation between named axes: a dense layer is ẏ[n, j] = Σᵢ z[n, i] · θ̇[j, i]. What
+an axis is in tells what the primitive Jacobian is along it (Novak et al. 2022, App. E):
+
+  in θ and y, not in z    constant block-diagonal   I ⊗ z            (the outputs of a dense layer)
+  in θ, y and z           block-diagonal            one z per block  (a scale per channel)
+  in y only               output block-tiled        repeated rows    (a bias over pixels)
+  in θ only               input block-tiled         repeated columns (a sum over θ)
+  in z and y, or z and θ  none                      summed over      (pixels; inputs of a layer)
+
+Rules know nothing of kernels, nor of where samples are: `n` is the axis that they are told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from onnxjvp.graph import dims
+from onnxjvp.graph.dims import Dim, Dims, UnknownTypeError
+from onnxjvp.graph.ops import Ops
+from onnxjvp.kernels.labelled import Labelled, Labels
+
+#: the axis of samples
+SAMPLE = "n"
+
+
+class UnstructuredError(Exception):
+    """This node has no structure that is known. The text says why."""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """ẏ = scale · Σ z · θ̇ over named axes."""
+
+    #: axes of y, as `view` gives it, and of θ, of the sizes `shape`
+    out: Labels
+    weight: Labels
+    shape: tuple[int, ...]
+    #: the other factor; None: 1
+    z: Labelled | None
+    scale: float = 1.0
+    #: sizes of the axes of y and z that θ does not have
+    sizes: dict[str, Dim] = field(default_factory=dict)
+    #: a cotangent [K, *y] in the axes (K, *out); None: it has them
+    view: Callable[[Ops, ir.Value], ir.Value] | None = None
+
+    def named(self) -> tuple[str, ...]:
+        """What each kind of axis makes of the primitive Jacobian, in the paper's words."""
+        z = self.z.labels if self.z is not None else ()
+        sizes = {**self.sizes, **dict(zip(self.weight, self.shape, strict=True)), SAMPLE: 1}
+        axes = [label for label in dict.fromkeys((*self.out, *self.weight)) if sizes[label] != 1]
+        found = {_kind(label in self.out, label in self.weight, label in z) for label in axes}
+        return tuple(kind for kind in KINDS if kind in found)
+
+
+#: in the order in which reports name them
+KINDS = (
+    "constant block-diagonal",
+    "block-diagonal",
+    "output block-tiled",
+    "input block-tiled",
+)
+
+
+def _kind(in_y: bool, in_weight: bool, in_z: bool) -> str | None:
+    if in_y and in_weight:
+        return "block-diagonal" if in_z else "constant block-diagonal"
+    if in_z:
+        return None
+    return "output block-tiled" if in_y else "input block-tiled"
+
+
+@dataclass(frozen=True)
+class Use:
+    """A node that reads a parameter: where, and which axis of what it gives counts samples."""
+
+    node: ir.Node
+    index: int
+    #: dims of the node's output, whose samples are along `axis`; None: it is all of one sample
+    axis: int | None
+    #: axis 0 holds so many rows of each sample, one sample after the other
+    rows: Dim = 1
+
+    @property
+    def weight(self) -> Dims:
+        return dims.of(operand(self.node, self.index))
+
+    @property
+    def out(self) -> Dims:
+        return dims.of(self.node.outputs[0])
+
+
+Rule = Callable[[Ops, Use], Structure]
+STRUCTURES: dict[str, Rule] = {}
+
+
+def structure(names: str) -> Callable[[Rule], Rule]:
+    def register(rule: Rule) -> Rule:
+        for name in names.split():
+            STRUCTURES[name] = rule
+        return rule
+
+    return register
+
+
+def structure_of(op: Ops, use: Use) -> Structure:
+    """The structure that the operator states, checked against the shapes.
+
+    Raises:
+      UnstructuredError: there is none.
+    """
+    rule = STRUCTURES.get(use.node.op_type)
+    if rule is None:
+        raise UnstructuredError(f"{use.node.op_type} states no structure")
+    try:
+        found = rule(op, use)
+    except UnknownTypeError as error:
+        raise UnstructuredError(str(error)) from error
+    _check(use, found)
+    return found
+
+
+def _check(use: Use, found: Structure) -> None:
+    """The axes that a rule names have to account for every element of the weight, y and z."""
+    assert math.prod(found.shape) == math.prod(static(use.weight)), (use.node.op_type, found)
+    sizes = dict(zip(found.weight, found.shape, strict=True)) | found.sizes
+    assert len(sizes) == len({*found.weight, *found.sizes}), (use.node.op_type, found)
+    volume = dims.product(sizes[label] for label in found.out)
+    whole = dims.product(use.out)
+    assert use.axis is None or volume == whole or found.view is not None, (volume, whole)
+    if found.z is not None:
+        shape = dims.of(found.z.value)
+        assert len(shape) == len(found.z.labels), (shape, found.z.labels)
+        for label, size in zip(found.z.labels, shape, strict=True):
+            assert sizes[label] == size, (use.node.op_type, label, sizes[label], size)
+
+
+# -- axes --------------------------------------------------------------------------------------
+
+
+@dataclass
+class Axes:
+    """Names and sizes of the axes of y, with those of samples set apart."""
+
+    use: Use
+    sizes: dict[str, Dim] = field(default_factory=dict)
+    out: list[str] = field(default_factory=list)
+    #: for every axis of y the labels that it is viewed as
+    of: list[Labels] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.use.axis is None:
+            self.sizes[SAMPLE] = 1
+            self.out.append(SAMPLE)
+        for axis, size in enumerate(self.use.out):
+            labels: Labels = (f"y{axis}",)
+            if axis == self.use.axis and axis == 0 and self.use.rows != 1:
+                labels = (SAMPLE, "rows")
+                self.sizes[SAMPLE] = dims.quotient(size, self.use.rows)
+                self.sizes["rows"] = self.use.rows
+            elif axis == self.use.axis:
+                labels = (SAMPLE,)
+                self.sizes[SAMPLE] = size
+            else:
+                self.sizes[labels[0]] = size
+            self.of.append(labels)
+            self.out += labels
+
+    @property
+    def plain(self) -> bool:
+        """Whether y has these axes as it is."""
+        return self.use.axis is not None and all(len(labels) == 1 for labels in self.of)
+
+    def view(self, op: Ops, ct: ir.Value) -> ir.Value:
+        """A cotangent [K, *y] with these axes."""
+        lead = dims.of(ct)[0]
+        shape = (lead, *(self.sizes[label] for label in self.out))
+        return reshaped(op, ct, shape)
+
+    def along(self, op: Ops, value: ir.Value, start: int = 0) -> Labelled:
+        """An operand that broadcasts against y (its last axis against axis `start - 1` of y, or the
+        last): the axes that it has, of size 1 left out."""
+        shape = dims.of(value)
+        end = len(self.use.out) + start
+        lead = end - len(shape)
+        kept: list[str] = []
+        sizes: list[Dim] = []
+        for axis, size in enumerate(shape):
+            labels = self.of[lead + axis]
+            whole = self.use.out[lead + axis]
+            if size == 1 and whole != 1:
+                continue
+            if size != whole:
+                raise UnstructuredError("an operand broadcasts in a way that is not known")
+            kept += labels
+            sizes += [self.sizes[label] for label in labels]
+        return Labelled(reshaped(op, value, tuple(sizes)), tuple(kept))
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None
+    return value
+
+
+def static(shape: Dims) -> tuple[int, ...]:
+    found = tuple(d for d in shape if isinstance(d, int))
+    if len(found) != len(shape):
+        raise UnstructuredError("a parameter's size is not known")
+    return found
+
+
+def reshaped(op: Ops, value: ir.Value, shape: Dims) -> ir.Value:
+    if dims.of(value) == shape:
+        return value
+    out = op.reshape_to(value, shape)
+    if out is None:
+        out = op.Reshape(value, op.as_tensor(shape), allowzero=1)
+        out.shape = ir.Shape(shape)
+    return out
