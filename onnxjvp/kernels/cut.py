@@ -16,9 +16,9 @@ from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.regions import captured
+from onnxjvp.kernels.contracted import Sides, contracted, part_of
 from onnxjvp.kernels.labelled import Labelled, Sizes
 from onnxjvp.kernels.method import Problem
-from onnxjvp.kernels.pairs import Sides, contracted, part_of
 from onnxjvp.kernels.plan import ROW, MisalignedError, Once, Side, Term, Use, terms
 from onnxjvp.kernels.runs import target_of
 from onnxjvp.kernels.structures import SAMPLE, Structure, UnstructuredError, structure_of

@@ -196,6 +196,8 @@ def _module(name: str) -> str:
 def _mapped(
     groups: Mapping[str, Sequence[str]], used: Sequence[str], every: Sequence[str]
 ) -> dict[str, tuple[str, ...]]:
+    if "all" in groups:
+        raise UsageError("'all' is the kernel over all parameters; give the group another name")
     owner: dict[str, str] = {}
     for group, patterns in groups.items():
         for pattern in [patterns] if isinstance(patterns, str) else patterns:

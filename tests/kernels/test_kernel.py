@@ -139,6 +139,8 @@ def test_operations_grow_as_the_paper_says() -> None:
 def test_bad_requests() -> None:
     with pytest.raises(UsageError, match="unknown method"):
         ntk(CNN, method="fast")
+    with pytest.raises(UsageError, match="another name"):
+        ntk(CNN, groups={"all": ["head.*"]})
     with pytest.raises(UsageError, match="no amount of memory"):
         ntk(CNN, memory="a lot")
     assert parse_bytes("1.5 GiB") == 3 << 29
