@@ -206,6 +206,9 @@ class _Attempt:
     def _read(self, place: Place) -> Read:
         if self.batch == 1:
             return Read(place.node, place.index, None)
+        if place.fixed and isinstance(self.batch, int):
+            # an axis of that size need not be the samples'
+            raise UnstructuredError("what it gives does not depend on the sample")
         found = sample_axis(dims.of(place.out), self.batch)
         if found is None:
             raise UnstructuredError("what it gives has no axis of samples")

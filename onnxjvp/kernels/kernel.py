@@ -175,6 +175,10 @@ class Kernel:
         method = self.method
         if not isinstance(method, Structured) or not method.sweeps():
             return None
+        if x2 is not None and any(
+            not np.array_equal(x1[name], x2[name]) for name in self.problem.shared
+        ):
+            return None  # a run has one value of what samples share
         parts = self._parts()
         if len(parts) > 1 and self._keeps(method.memory_of(self.problem.count)[0]):
             return None

@@ -41,6 +41,8 @@ class Place:
     index: int
     #: the weight is so many times its parameters' elements
     scale: float = 1.0
+    #: the node reads nothing that depends on the inputs
+    fixed: bool = False
 
     @property
     def weight(self) -> ir.Value:
@@ -94,7 +96,8 @@ def uses(program: Program, moving: set[ir.Value]) -> Uses:
         elif len(linear) > 1 and node.op_type not in _SUMS:
             _lose(lost, parameters, f"{node.op_type} joins it with what depends on the sample")
         else:
-            places += [(Place(node, i, scales[v]), made_of[v]) for i, v in pure.items()]
+            fixed = len(pure) == len(linear) and moving.isdisjoint(v for v in node.inputs if v)
+            places += [(Place(node, i, scales[v], fixed), made_of[v]) for i, v in pure.items()]
     for out in program.outs:
         if out is not None and out in made_of:
             _lose(lost, made_of[out], "it is an output as it is")
@@ -124,7 +127,19 @@ def _factor(node: ir.Node, linear: dict[int, ir.Value], moving: set[ir.Value]) -
         if not keeps or (node.op_type == "Div" and 1 in linear):
             return None
         return number if node.op_type == "Mul" else 1.0 / number
+    if node.op_type == "Concat" and others:
+        return None  # what is no parameter's has no place among the elements
+    if node.op_type == "Gather" and (known[0] is None or _repeats(node, linear, known[0])):
+        return None  # two places of one element: there are cross terms between them
     return 1.0 if node.op_type in _MOVES else None
+
+
+def _repeats(node: ir.Node, linear: dict[int, ir.Value], indices: np.ndarray) -> bool:
+    """Whether a Gather takes something more than once."""
+    shape = dims.of(linear[0])
+    size = shape[node.attributes.get_int("axis", 0)]
+    assert isinstance(size, int)
+    return len(np.unique(indices % size)) < indices.size
 
 
 def origins(

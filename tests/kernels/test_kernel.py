@@ -72,6 +72,15 @@ def test_what_is_kept_of_a_block_serves_every_pair() -> None:
     assert_close(found.mirrored(pieces[0][1]), pieces[1][0], TOLERANCES["float32"], "mirrored")
 
 
+def test_blocks_may_differ_in_what_their_samples_share() -> None:
+    x1, x2 = heads_data(3), heads_data(2, seed=1)
+    x2["c"] = -3 * x2["c"]
+    found = [ntk(two_heads(), outputs=["z"], method=m)(x1, x2) for m in METHODS[1:]]
+    exact = public(kernel(problem(two_heads(), outputs=["z"]), x1, x2))
+    for name, theta in zip(METHODS[1:], found, strict=True):
+        assert_close(theta, exact, TOLERANCES["float32"], name)
+
+
 def test_the_call_is_there_again_and_again() -> None:
     assert onnxjvp.ntk is ntk is onnxjvp.ntk
 

@@ -295,6 +295,38 @@ def test_a_table_that_is_tied_to_the_last_layer() -> None:
     assert not any({10, 4} <= set(array.shape) for array in kept)
 
 
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        "V = Gather(W, twice)",  # a table of relative positions: elements stand in several places
+        "V = Concat<axis = 0>(W, fixed)",  # a part that is no parameter
+        "V = Gather(W, order)",
+    ],
+)
+def test_weights_that_are_not_their_parameters_one_to_one(made_of: str) -> None:
+    params = {
+        "W": weights(3, 2),
+        "U": weights(2, 2),
+        "twice": np.array([0, 2, -1, 1, 0]),
+        "order": np.array([2, 0, -2]),
+        "fixed": weights(2, 2, seed=5),
+    }
+    width = 3 if "order" in made_of else 5
+    body = f"{made_of}\nh = MatMul(x, V)\na = Tanh(h)\ny = MatMul(a, U)"
+    model = build(body, {"x": ("N", width)}, params)
+    method = compare(model, {"x": weights(4, width, seed=7)}, ["W", "U"])
+    assert ("W" in method.exceptions) == (width == 5)
+
+
+def test_an_axis_as_long_as_a_fixed_batch_is_not_one_of_samples() -> None:
+    """A weight of low rank is made of two, before any sample: its rows are as many as these."""
+    body = "V = MatMul(A, W)\nh = MatMul(x, V)\na = Tanh(h)\ny = MatMul(a, U)"
+    params = {"A": weights(3, 2), "W": weights(2, 4), "U": weights(4, 2)}
+    model = build(body, {"x": (3, 3)}, params)
+    method = compare(model, {"x": weights(6, 3, seed=7)}, ["W", "U"])
+    assert set(method.exceptions) == {"W"}
+
+
 def test_parameters_without_structure_go_by_their_jacobian() -> None:
     body = """
         n = ReduceL2<keepdims = 1>(V, axis)
