@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -92,15 +93,15 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 def finish(
     model: onnx.ModelProto,
     name: str,
-    reference: Callable[[Array], Array],
-    batches: list[Array],
+    reference: Callable[[Any], Array],
+    batches: list[Array] | list[dict[str, Array]],
     output: int = 0,
 ) -> ort.InferenceSession:
     """Check and save ``model`` as ``name``; compare onnxruntime's output with ``reference``.
 
     ``reference`` computes output number ``output`` in the training framework; ``batches`` are the
-    inputs to compare on. The difference is absolute below 1 and relative above. The session on
-    the saved file is returned.
+    inputs to compare on, by name where there are several. The difference is absolute below 1 and
+    relative above. The session on the saved file is returned.
     """
     strip_metadata(model)
     onnx.checker.check_model(model, full_check=True)
@@ -117,7 +118,8 @@ def finish(
     session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch in batches:
-        got = session.run(None, {session.get_inputs()[0].name: batch})[output]
+        feeds = batch if isinstance(batch, dict) else {session.get_inputs()[0].name: batch}
+        got = session.run(None, feeds)[output]
         want = reference(batch)
         if got.shape != want.shape:
             raise AssertionError(f"{name}: shape {got.shape}, not {want.shape}")

@@ -43,17 +43,25 @@ def export_torchscript(
 
 
 def export_dynamo(
-    model: nn.Module, example: torch.Tensor, names: tuple[str, str], opset: int
+    model: nn.Module,
+    example: torch.Tensor | tuple[torch.Tensor, ...],
+    names: tuple[str, ...],
+    opset: int,
 ) -> onnx.ModelProto:
-    """Export with the ``torch.export``-based exporter and a dynamic first axis named batch."""
+    """Export with the ``torch.export``-based exporter and a dynamic first axis named batch.
+
+    ``names`` are those of the inputs, one for each of ``example``, and the output.
+    """
+    given = example if isinstance(example, tuple) else (example,)
+    batch = torch.export.Dim("batch")
     program = torch.onnx.export(
         model,
-        (example,),
+        given,
         dynamo=True,
         opset_version=opset,
-        input_names=names[:1],
-        output_names=names[1:],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        input_names=names[:-1],
+        output_names=names[-1:],
+        dynamic_shapes=tuple({0: batch} for _ in given),
     )
     if program is None:
         raise RuntimeError("the exporter returned nothing")

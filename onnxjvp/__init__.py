@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         dense_jacobian,
         jacobian_operator,
         norm,
+        regions,
         spectrum,
     )
     from onnxjvp.inspection import inspect
@@ -71,6 +72,7 @@ __all__ = [
     "norm",
     "ntk",
     "ntk_operator",
+    "regions",
     "spectrum",
     "verify",
     "vjp",
@@ -97,6 +99,7 @@ _LAZY = {
     "ntk": "onnxjvp.kernels",
     "ntk_operator": "onnxjvp.kernels.operator",
     "norm": "onnxjvp.analysis",
+    "regions": "onnxjvp.analysis",
     "spectrum": "onnxjvp.analysis",
     "verify": "onnxjvp.verification",
     "vjp": "onnxjvp.rewrite",

@@ -34,8 +34,18 @@ class NotConvergedError(OnnxJvpError):
     exit_code = 1
 
 
+class DeadlineError(OnnxJvpError):
+    """A run took longer than it was allowed to, and was stopped."""
+
+    exit_code = 1
+
+
 class InvalidModelError(OnnxJvpError):
     """The file or object is not a valid ONNX model, or its external data is unusable."""
+
+
+class LimitError(InvalidModelError):
+    """A model is larger than files are allowed to be; the message says how to allow more."""
 
 
 class UnsupportedOpError(OnnxJvpError):
@@ -45,3 +55,12 @@ class UnsupportedOpError(OnnxJvpError):
         super().__init__(message)
         #: (node name, operator, reason) of every refused node
         self.nodes = nodes
+
+
+class TargetError(OnnxJvpError):
+    """The runtime that a model is written for cannot run it. `findings` lists every such node."""
+
+    def __init__(self, message: str, findings: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        #: a `targets.lint.Finding` of every node
+        self.findings = findings

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 
-from onnxjvp.errors import UnsupportedOpError, UsageError
-from onnxjvp.graph.load import AnyModel, load
+from onnxjvp.errors import TargetError, UnsupportedOpError, UsageError
+from onnxjvp.graph.load import AnyModel, Source, load
 from onnxjvp.graph.opset import opset_of
 from onnxjvp.graph.parameters import trainable, variables
 from onnxjvp.graph.quantized import pass_straight_through
 from onnxjvp.graph.regions import Region, regions
 from onnxjvp.passes.linearize import analyse, live_inputs
-from onnxjvp.rewrite import METADATA_KEY, Rewritten, jvp
+from onnxjvp.rewrite import Rewritten, jvp, vjp
+from onnxjvp.rewrite.card import read_card
 from onnxjvp.rules.kinds import KIND_NAMES, Zero
 from onnxjvp.rules.registry import rule_for
+from onnxjvp.targets import named, unfit
+from onnxjvp.targets.lint import Finding
 
 #: kinds beside those of the rules
 DEAD = "not on a live path"
@@ -76,6 +78,19 @@ class Operators:
 
 
 @dataclass(frozen=True)
+class Fitness:
+    """What a target's runtime cannot run. Written for it, a model has nodes taken apart for it."""
+
+    target: str
+    #: the runtime and its version; None where whatever ONNX has will do
+    runtime: str | None
+    #: of the model as it is
+    model: tuple[Finding, ...] = ()
+    #: of what `rewrite --target` would write, by emit; None where it would fail for other reasons
+    written: dict[str, tuple[Finding, ...] | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What `inspect` finds. `operators` are those of the model as the rules read it."""
 
@@ -101,6 +116,8 @@ class Inspection:
     obstacle: str | None
     #: what a rewritten model says of itself
     rewritten: dict[str, Any] | None
+    #: whether the runtime of a target can run it, where one was named
+    fitness: Fitness | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "can_be_rewritten": self.obstacle is None}
@@ -112,13 +129,16 @@ def inspect(
     *,
     links: Path | None = None,
     quantized: str | None = None,
+    target: str | None = None,
 ) -> Inspection:
     """Describe a model, and say for every operator what a rewriting would do with it.
 
     Args:
       model, wrt, links, quantized: as for `onnxjvp.jvp`.
+      target: also tell which nodes its runtime cannot run, of the model as it is and of what
+        `jvp` and `vjp` would write for it.
     Raises:
-      UsageError: no such file, or a name in `wrt` that cannot be differentiated in.
+      UsageError: no such file or target, or a name in `wrt` that cannot be differentiated in.
       InvalidModelError: the model cannot be loaded. Refused operators are reported, not raised.
     Cost: that of a rewriting; no runtime is needed.
     """
@@ -169,8 +189,28 @@ def inspect(
         excluded=excluded,
         cuts=liveness.cuts,
         obstacle=obstacle,
-        rewritten=_description(original),
+        rewritten=read_card(original),
+        fitness=None if target is None else _fitness(source, target, wrt, quantized),
     )
+
+
+def _fitness(
+    source: Source, target: str, wrt: Sequence[str] | None, quantized: str | None
+) -> Fitness:
+    runtime = named(target).runtime
+    if runtime is None:
+        return Fitness(target, None)
+    own = unfit(target, source.graph, opset_of(source.model))
+    written: dict[str, tuple[Finding, ...] | None] = {}
+    for emit, rewrite in (("jvp", jvp), ("vjp", vjp)):
+        try:
+            rewrite(source.model, wrt, quantized=quantized, target=target)
+            written[emit] = ()
+        except TargetError as error:
+            written[emit] = tuple(f for f in error.findings if isinstance(f, Finding))
+        except (UnsupportedOpError, UsageError):
+            written[emit] = None
+    return Fitness(target, runtime.described, tuple(own), written)
 
 
 def _as_it_came(model: AnyModel) -> ir.Model:
@@ -182,17 +222,6 @@ def _as_it_came(model: AnyModel) -> ir.Model:
     if isinstance(model, bytes):
         return ir.from_proto(onnx.load_model_from_string(model))
     return ir.load(os.fspath(model))
-
-
-def _description(model: ir.Model) -> dict[str, Any] | None:
-    text = model.metadata_props.get(METADATA_KEY)
-    if text is None:
-        return None
-    try:
-        description = json.loads(text)
-    except ValueError:
-        description = None
-    return description if isinstance(description, dict) else {"damaged": text}
 
 
 def _dtype(dtype: ir.DataType | None) -> str:

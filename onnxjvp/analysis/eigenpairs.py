@@ -12,44 +12,88 @@ from functools import partial
 
 import numpy as np
 
+from onnxjvp.analysis.bases import Columns, Looks, directions, lengths, narrow, rest
 from onnxjvp.analysis.found import GUARD, Found, Image, Judge
 from onnxjvp.analysis.products import Products, extension, normal, orthonormal
 from onnxjvp.runtime import Array
 
 _BYTES = 1 << 29
 _DEPTH, _LEAST = 5, 120
+#: what a residual may move an eigenvalue by, at the most, for two to count as equal
+_MOVED = 100
 
 
 def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
     """Randomised block Krylov space, by Rayleigh–Ritz (block Arnoldi).
 
-    It grows by the residuals of what has not converged, and is compressed to its leading Schur
-    vectors when it gets too large. Images of the basis are kept, so residuals need no product.
+    Blocks are as narrow as calls are fast. From b random vectors comes no eigenvalue more than b
+    times: where b or more are equal, a block of k and more starts again.
 
-    Source: Stewart 2001 (Krylov–Schur), for blocks; Saad 2011, chapter 6.
+    Source: Saad 2011, chapter 6; Stewart 2001 (Krylov–Schur), for blocks.
+    """
+    most = min(A.shape[0], k + GUARD)
+    width = narrow(A, most)
+    found = expanded(A, k, width, judge, rng)
+    if width < most and found.converged and _crowded(found, width):
+        found = expanded(A, k, most, judge, rng)
+    return found
+
+
+def _crowded(found: Found, width: int) -> bool:
+    """Whether so many values are equal, and smaller ones may be wrong."""
+    assert found.conditions is not None
+    values, moduli = found.values, np.abs(found.values)
+    near = 2 * max(found.tolerance, found.rounding) * np.minimum(found.conditions, _MOVED)
+    equal = np.sum(np.abs(values[:, None] - values) <= near[:, None], axis=1)
+    return bool(np.any((equal >= width) & (moduli - moduli.min() > near)))
+
+
+def expanded(A: Products, k: int, width: int, judge: Judge, rng: np.random.Generator) -> Found:
+    """A V = V H + a block outside V, until eigenvectors of H say enough of A.
+
+    The space is compressed to its leading Schur vectors when it gets too large. The images A V are
+    kept, so residuals need no further product.
+
+    Source: as `krylov`.
     """
     n = A.shape[0]
-    size = min(n, k + GUARD)
-    most = max(3 * size, min(max(_DEPTH * size, _LEAST), _BYTES // (16 * n)))
-    V = C = np.zeros((n, 0))
-    new = orthonormal(normal(rng, n, size))
+    most = max(3 * (k + GUARD), min(max(_DEPTH * k, _LEAST), _BYTES // (16 * n)))
+    V, C = Columns(n, most + width + 1), Columns(n, most + width + 1)  # C = A V
+    new = orthonormal(normal(rng, n, width))
+    H, edge, looks = np.zeros((0, 0)), np.zeros((width, 0)), Looks(k)  # edge = newᵀ C
     while True:
-        V, C = np.hstack([V, new]), np.hstack([C, A.push(new)])
-        H = V.T @ C
+        pushed = A.push(new)
+        V.add(new)
+        C.add(pushed)
+        made, left = rest(V, pushed, V.count)
+        H = np.hstack([np.vstack([H, edge]), made])
+        new = directions(V, left, lengths(pushed), min(width, n - V.count), rng)
+        inside = np.zeros((new.shape[1], len(H) - made.shape[1]))
+        edge = np.hstack([inside, new.T @ left])
+        if new.shape[1] and (V.count <= k or (V.count < min(looks.next, most) and not A.spent)):
+            continue
         values, Y = ritz(H, k, judge.floor)
-        found = _times(V, Y)
-        off = _times(C, Y) - found * values
-        residuals = np.linalg.norm(off, axis=0)
-        images = partial(_images, A, V, C, Y)
-        if judge.over(abs(values[0]), residuals, images):
-            return _finished(judge, values, found, residuals, H)
-        new = extension(V, _real(off[:, residuals > max(judge.tolerance, judge.floor)]))
+        largest, residuals = float(abs(values[0])), lengths(edge @ Y)
+        goal = judge.goal(largest)
+        looks.seen(V.count, float(residuals.max()), goal)
+        if residuals.max() <= goal or not new.shape[1] or A.spent:
+            residuals = _residuals(V, C, values, Y)
+        images = partial(_images, A, V.all, C.all, Y)
+        if judge.over(largest, residuals, images):
+            return _finished(judge, values, _times(V.all, Y), _residuals(V, C, values, Y), H)
         if not new.shape[1]:
-            reason = judge.stalled(abs(values[0]), images)
-            return _finished(judge, values, found, residuals, H, reason)
-        if V.shape[1] + new.shape[1] > most:
-            kept = _span(ritz(H, len(values) + GUARD, judge.floor)[1])
-            V, C = V @ kept, C @ kept
+            reason = judge.stalled(largest, images)
+            return _finished(judge, values, _times(V.all, Y), residuals, H, reason)
+        if V.count + new.shape[1] > most:
+            kept = _span(ritz(H, max(len(values) + GUARD, most // 3), judge.floor)[1])
+            V.mix(kept)
+            C.mix(kept)
+            H, edge = V.all.T @ C.all, new.T @ C.all
+
+
+def _residuals(V: Columns, C: Columns, values: Array, Y: Array) -> Array:
+    """‖A v − λ v‖ of Ritz vectors v = V Y."""
+    return lengths(_times(C.all, Y) - _times(V.all, Y) * values)
 
 
 def subspace(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:

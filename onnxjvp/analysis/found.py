@@ -93,6 +93,10 @@ class Judge:
         """What rounding leaves of a residual; 0 until it is measured."""
         return self._floor or 0.0
 
+    def goal(self, largest: float) -> float:
+        """Residuals that may be enough: those below need to be known."""
+        return 2 * max(self.asked * largest, self.floor)
+
     def measure(self, largest: float, images: Sequence[Image]) -> None:
         """How exact products are."""
         measured = sum(rounding(A, V, C, self._rng) for A, V, C in images)

@@ -22,6 +22,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
       single: why `matmat` takes one direction at a time, as far as it has been used; or None.
       used: directions pushed ("jvp"), cotangents pulled ("vjp") and calls made so far.
       eps: machine epsilon of the coarsest dtype among variables and outputs.
+      overhead: about what a call costs beside its directions, in directions.
     """
 
     def __init__(self, maps: Maps) -> None:
@@ -57,6 +58,10 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
     @property
     def single(self) -> str | None:
         return self._maps.single
+
+    @property
+    def overhead(self) -> float:
+        return self._maps.overhead()
 
     def _matvec(self, x: Array) -> Array:
         return self._columns("jvp", x.reshape(-1, 1))[:, 0]

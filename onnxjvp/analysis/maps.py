@@ -20,6 +20,9 @@ from onnxjvp.runtime import Array, LinearizedSession
 BLOCK_BYTES = 1 << 28
 #: more directions than this at once make no product of matrices faster
 MOST_DIRECTIONS = 256
+#: a call takes as long as a direction that goes through so many bytes, beside its directions: on
+#: two cores, and on a GPU, where thousands of threads wait for work
+CALL_BYTES, CALL_BYTES_WIDE = 8e5, 1e8
 #: the number of directions, as a dimension; hardly a model has one of that name
 _DIRECTIONS = "onnxjvp_directions"
 
@@ -79,7 +82,7 @@ class Maps:
                 ),
                 providers=providers,
             )
-            return _Started(session, session.at(self._point))
+            return _Started.at(session, self._point)
 
         self._start = start
         self._one: _Started | None = None
@@ -102,10 +105,11 @@ class Maps:
     def at(self, x: Mapping[str, Array]) -> None:
         """Linearise at another point, in the sessions that there are."""
         self._point = {name: np.array(value) for name, value in x.items()}
-        started = [each for each in (self._many, self._one) if each is not None]
-        for each in started:
-            each.values = each.session.at(self._point)
-        self._read(started[0])
+        if self._many is not None:
+            self._many = _Started.at(self._many.session, self._point)
+        if self._one is not None:
+            self._one = _Started.at(self._one.session, self._point)
+        self._read(self._many or self._for_one())
 
     def _read(self, started: _Started) -> None:
         report = started.session.linearized.primal.report
@@ -137,9 +141,21 @@ class Maps:
         """How many directions to ask for at once."""
         if self._many is None:
             return 1
-        each = self._many.session.residual_bytes()
+        return max(1, min(MOST_DIRECTIONS, BLOCK_BYTES // self._bytes(self._many)))
+
+    def overhead(self) -> float:
+        """About what a call costs beside its directions, in directions."""
+        started = self._many or self._one
+        if started is None or self.single is not None:
+            return 0.0
+        wide = started.session.device != "cpu"
+        return (CALL_BYTES_WIDE if wide else CALL_BYTES) / self._bytes(started)
+
+    def _bytes(self, started: _Started) -> int:
+        """What one direction goes through, about."""
+        each = started.bytes
         each += sum(t.size * t.dtype.itemsize for t in (*self.variables, *self.outputs))
-        return max(1, min(MOST_DIRECTIONS, BLOCK_BYTES // max(each, 1)))
+        return max(each, 1)
 
     def apply(self, kind: str, rows: Array) -> dict[str, Array]:
         """Products with every row, per tensor of the other side: [K, *shape] in its dtype.
@@ -169,12 +185,18 @@ class Maps:
         return self._one
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Started:
-    """A linearised session at the point, and f(x)."""
+    """A linearised session at the point, f(x), and the bytes that residuals take."""
 
     session: LinearizedSession
     values: dict[str, Array]
+    bytes: int
+
+    @staticmethod
+    def at(session: LinearizedSession, point: Mapping[str, Array]) -> _Started:
+        values = session.at(point)
+        return _Started(session, values, session.residual_bytes())
 
     def apply(self, kind: str, seeds: Mapping[str, Array]) -> dict[str, Array]:
         return self.session.jvp(seeds) if kind == "jvp" else self.session.vjp(seeds)

@@ -31,7 +31,8 @@ class Products:
 
     Args:
       operator: such as a `JacobianOperator`; its attribute `eps` says how exact products are,
-        float64's epsilon where it has none.
+        float64's epsilon where it has none, and `overhead` what a call costs beside its
+        directions, in directions: infinitely much where it has none.
       limit: how many products solvers may ask for.
 
     Attributes:
@@ -43,6 +44,7 @@ class Products:
         self._operator = operator
         self.shape = (int(operator.shape[0]), int(operator.shape[1]))
         self.eps = float(getattr(operator, "eps", np.finfo(np.float64).eps))
+        self.overhead = float(getattr(operator, "overhead", np.inf))
         self.limit = limit
         self.forward = 0
         self.backward = 0
@@ -81,6 +83,7 @@ class Transposed(Products):
         self._of = of
         self.shape = (of.shape[1], of.shape[0])
         self.eps = of.eps
+        self.overhead = of.overhead
         self.limit = of.limit
 
     @property
@@ -117,7 +120,7 @@ def orthonormal(block: Array) -> Array:
     """
     found = block
     for _ in range(2):
-        factor = _cholesky(found.T @ found)
+        factor = cholesky(found.T @ found)
         if factor is None:
             return np.asarray(np.linalg.qr(block)[0])
         found = found @ np.linalg.inv(factor).T
@@ -125,7 +128,8 @@ def orthonormal(block: Array) -> Array:
     return np.asarray(found if off <= _EXACT else np.linalg.qr(block)[0])
 
 
-def _cholesky(squares: Array) -> Array | None:
+def cholesky(squares: Array) -> Array | None:
+    """The factor; None of what is not positive definite."""
     try:
         return np.asarray(np.linalg.cholesky(squares))
     except np.linalg.LinAlgError:
@@ -141,7 +145,7 @@ def extension(basis: Array, block: Array) -> Array:
     found = _scaled_to_one(block, 0)
     found = _scaled_to_one(found - basis @ (basis.T @ found), _NOTHING)
     squares = found.T @ found
-    factor = _cholesky(squares)
+    factor = cholesky(squares)
     if factor is not None and np.diag(factor).min(initial=1) > _DEPENDENT:
         found = found @ np.linalg.inv(factor).T
     else:

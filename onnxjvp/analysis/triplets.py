@@ -11,62 +11,117 @@ from functools import partial
 
 import numpy as np
 
+from onnxjvp.analysis.bases import Columns, Looks, directions, lengths, narrow, rest
 from onnxjvp.analysis.found import GUARD, Found, Image, Judge
-from onnxjvp.analysis.products import (
-    Products,
-    extension,
-    filled,
-    normal,
-    orthonormal,
-)
+from onnxjvp.analysis.products import Products, normal, orthonormal
 from onnxjvp.runtime import Array
 
 #: bytes that the vectors of a Krylov space may take
 _BYTES = 1 << 29
-#: vectors of a Krylov space before it is compressed, per vector of a block, and at least
+#: vectors of a Krylov space before it is compressed, per value, and at least
 _DEPTH, _LEAST = 8, 120
 
 
 def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
     """Randomised block Krylov space, by block Golub–Kahan bidiagonalisation.
 
-    It grows by the residuals of what has not converged, and is compressed to its best vectors when
-    it gets too large. Both bases and their images are kept, so residuals need no further product.
+    Blocks are as narrow as calls are fast. From b random vectors comes no value more than b times:
+    where b values or more are equal, and others below them, a block of k and more starts again.
 
-    Source: Musco & Musco 2015, Alg. 2, and Golub & Kahan 1965, with restarts as of Baglama &
-    Reichel 2006.
+    Source: Golub & Kahan 1965, for blocks; Musco & Musco 2015, Alg. 2.
     """
     if A.shape[1] > A.shape[0]:  # the smaller side is where spaces end
         return exchanged(krylov(A.transposed(), k, judge, rng))
+    most = min(A.shape[1], k + GUARD)
+    width = narrow(A, most)
+    found = bidiagonalised(A, k, width, judge, rng)
+    if width < most and found.converged and _crowded(found, width):
+        found = bidiagonalised(A, k, most, judge, rng)
+    return found
+
+
+def _crowded(found: Found, width: int) -> bool:
+    """Whether so many values are equal, and values below them may be wrong."""
+    s, near = found.values, 2 * max(found.tolerance, found.rounding)
+    starts = s[: max(len(s) - width + 1, 0)]
+    return bool(np.any((starts - s[width - 1 :] <= near) & (starts - s[-1] > near)))
+
+
+def bidiagonalised(
+    A: Products, k: int, width: int, judge: Judge, rng: np.random.Generator
+) -> Found:
+    """J V = U core, by blocks of vectors, until the SVD of the core says enough of J.
+
+    The space is compressed to its best vectors when it gets too large. The images Jᵀ U are kept, so
+    residuals need no further product.
+
+    Source: as `krylov`, with restarts as of Baglama & Reichel 2006.
+    """
     rows, columns = A.shape
-    size = min(columns, k + GUARD)
-    most = max(3 * size, min(max(_DEPTH * size, _LEAST), _BYTES // (16 * (rows + columns))))
-    V, W = np.zeros((columns, 0)), np.zeros((rows, 0))  # W = J V
-    U, Z = W, V  # Z = Jᵀ U, and U spans W
-    core = np.zeros((0, 0))  # Uᵀ W
-    new = orthonormal(normal(rng, columns, size))
+    most = max(3 * (k + GUARD), min(max(_DEPTH * k, _LEAST), _BYTES // (8 * (rows + 2 * columns))))
+    V, U, Z = (Columns(size, most + width) for size in (columns, rows, columns))  # Z = Jᵀ U
+    core, looks = np.zeros((0, 0)), Looks(k)
+    new = orthonormal(normal(rng, columns, width))
     while True:
         pushed = A.push(new)
-        more = filled(U, pushed, new.shape[1], rng)
-        below = np.zeros((more.shape[1], core.shape[1]))  # W so far is in the span of U so far
-        core = np.block([[core, U.T @ pushed], [below, more.T @ pushed]])
-        V, W = np.hstack([V, new]), np.hstack([W, pushed])
-        U, Z = np.hstack([U, more]), np.hstack([Z, A.pull(more)])
+        V.add(new)
+        made, left = rest(U, pushed, width)
+        more = directions(U, left, lengths(pushed), new.shape[1], rng)
+        below = np.zeros((more.shape[1], len(core)))  # J V so far is in the span of U so far
+        core = np.block([[core, made], [below, more.T @ left]])
+        U.add(more)
+        pulled = A.pull(more)
+        Z.add(pulled)
+        _, left = rest(V, pulled, more.shape[1])
+        new = directions(V, left, lengths(pulled), min(width, columns - V.count), rng)
+        if new.shape[1] and (V.count < k or (V.count < min(looks.next, most) and not A.spent)):
+            continue
         X, s, Yt = np.linalg.svd(core)
-        right = V @ Yt[:k].T
-        off = Z @ X[:, :k] - right * s[:k]
-        residuals = np.linalg.norm(off, axis=0)
-        images = partial(_ritz_images, A, (right, W, U, off), X[:, :k], s[:k], Yt[:k])
-        if judge.over(float(s[0]), residuals, images):
-            return judge.finished(s[:k], right, U @ X[:, :k], residuals)
-        new = extension(V, off[:, residuals > max(judge.tolerance, judge.floor)])
+        outside = lengths((new.T @ left) @ X[-left.shape[1] :, :k])
+        goal = judge.goal(float(s[0]))
+        looks.seen(V.count, float(outside.max()), goal)
+        known = outside.max() > goal and new.shape[1] and not A.spent
+        triplets = _Triplets(A, V, U, Z, X[:, :k], s[:k], Yt[:k])
+        residuals = outside if known else triplets.residuals()
+        if judge.over(float(s[0]), residuals, triplets.images):
+            return triplets.finished(judge)
         if not new.shape[1]:
-            reason = judge.stalled(float(s[0]), images)
-            return judge.finished(s[:k], right, U @ X[:, :k], residuals, reason)
-        if V.shape[1] + new.shape[1] > most:
-            kept = k + GUARD
-            V, W, U, Z = V @ Yt[:kept].T, W @ Yt[:kept].T, U @ X[:, :kept], Z @ X[:, :kept]
+            return triplets.finished(judge, judge.stalled(float(s[0]), triplets.images))
+        if V.count + new.shape[1] > most:
+            kept = min(V.count, most // 2)
+            V.mix(Yt[:kept].T)
+            U.mix(X[:, :kept])
+            Z.mix(X[:, :kept])
             core = np.diag(s[:kept])
+
+
+class _Triplets:
+    """The best that a space holds; multiplied out when asked for."""
+
+    def __init__(
+        self, A: Products, V: Columns, U: Columns, Z: Columns, X: Array, s: Array, Yt: Array
+    ) -> None:
+        self._of = (A, V, U, Z)
+        self._core = (X, s, Yt)
+
+    def _vectors(self) -> tuple[Array, Array, Array]:
+        """v, u and Jᵀ u."""
+        _, V, U, Z = self._of
+        X, _, Yt = self._core
+        return V.all @ Yt.T, U.all @ X, Z.all @ X
+
+    def residuals(self) -> Array:
+        right, _, pulled = self._vectors()
+        return lengths(pulled - right * self._core[1])
+
+    def images(self) -> list[Image]:
+        right, left, pulled = self._vectors()
+        return _images(self._of[0], right, left * self._core[1], left, pulled)
+
+    def finished(self, judge: Judge, reason: str = "") -> Found:
+        right, left, pulled = self._vectors()
+        s = self._core[1]
+        return judge.finished(s, right, left, lengths(pulled - right * s), reason)
 
 
 def alternating(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
@@ -121,13 +176,6 @@ def refined(A: Products, V: Array, k: int, judge: Judge, reason: str = "") -> Fo
 
 def _images(A: Products, right: Array, pushed: Array, left: Array, pulled: Array) -> list[Image]:
     return [(A, right, pushed), (A.transposed(), left, pulled)]
-
-
-def _ritz_images(
-    A: Products, vectors: tuple[Array, Array, Array, Array], X: Array, s: Array, Yt: Array
-) -> list[Image]:
-    right, W, U, off = vectors
-    return _images(A, right, W @ Yt.T, U @ X, off + right * s)
 
 
 def exchanged(found: Found) -> Found:

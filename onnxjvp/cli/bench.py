@@ -12,6 +12,7 @@ import typer
 from onnxjvp.cli import output
 from onnxjvp.cli.choices import Target
 from onnxjvp.cli.files import read_arrays, read_npz, sizes
+from onnxjvp.cli.options import AsJson, Inputs, Outputs, Provider, Wrt
 
 if TYPE_CHECKING:
     from onnxjvp.benchmark.table import Row, Table
@@ -30,14 +31,8 @@ class Family(str, Enum):
 
 def bench(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file.")],
-    wrt: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="As for `rewrite` [default: all float inputs]."),
-    ] = None,
-    outputs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Output to differentiate [default: all that can be]."),
-    ] = None,
+    wrt: Wrt = None,
+    outputs: Outputs = None,
     only: Annotated[
         list[Family] | None,
         typer.Option(metavar="FORM", help="Forms to time, see above [default: all]."),
@@ -57,10 +52,7 @@ def bench(
         list[str] | None,
         typer.Option("--input", metavar="NAME=FILE.npy", help="An input [default: drawn]."),
     ] = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="Arrays for several inputs; --input goes first."),
-    ] = None,
+    inputs: Inputs = None,
     dim: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,9 +60,7 @@ def bench(
             help="Size of a dynamic dimension of drawn inputs [default: 1 in front, else 8].",
         ),
     ] = None,
-    provider: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
-    ] = "cpu",
+    provider: Provider = "cpu",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Of the runtime [default: its own choice].")
     ] = None,
@@ -80,7 +70,7 @@ def bench(
     seconds: Annotated[
         float, typer.Option(help="For all rounds together; 5 rounds run in any case.")
     ] = 10.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Time and memory of a model's derivatives, beside its plain forward pass.
 

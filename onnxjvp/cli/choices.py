@@ -45,6 +45,10 @@ class Target(str, Enum):
     PORTABLE = "portable"
     CPU = "cpu"
     CUDA = "cuda"
+    WEB = "web"
+    MOBILE = "mobile"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
 
 
 class Quantized(str, Enum):

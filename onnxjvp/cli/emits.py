@@ -19,16 +19,20 @@ CASADI = "casadi"
 
 _MAP = {"--outputs": "outputs", "--target": "target", "--quantized": "quantized"}
 _PRODUCT = {**_MAP, "--directions": "directions"}
+_STATES = {"--emit-states": "states"}
 _SCALAR = {**_MAP, "--outputs": "output", "--select": "select", "--loss": "loss"}
 
 #: emit → the options that belong to it, each with the argument of the call that it becomes
 OPTIONS: dict[str, dict[str, str]] = {
-    "clone": {**_PRODUCT, "--direction": "given", "--layout": "layout", "--method": "method"},
-    "jvp": {**_PRODUCT, "--direction": "given"},
-    "vjp": {**_MAP, "--directions": "cotangents"},
+    "clone": {
+        **(_PRODUCT | _STATES),
+        **{"--direction": "given", "--layout": "layout", "--method": "method"},
+    },
+    "jvp": {**_PRODUCT, **_STATES, "--direction": "given"},
+    "vjp": {**_MAP, **_STATES, "--directions": "cotangents"},
     "grad": _SCALAR,
     "jacobian": {**_MAP, "--mode": "mode"},
-    "linearize": _PRODUCT,
+    "linearize": _PRODUCT | _STATES,
     "hvp": {**_SCALAR, "--directions": "directions"},
     "ggn": {**_PRODUCT, "--loss": "loss"},
     CASADI: {"--outputs": "outputs", "--dim": "dims", "--no-second-order": "second_order"},

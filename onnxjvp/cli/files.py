@@ -7,27 +7,13 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING
 
 from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
     from onnxjvp.rewrite import Rewritten
     from onnxjvp.runtime import Array, TensorSpec
-
-
-#: the option that three commands share
-AllowLinks = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="DIR",
-        exists=True,
-        file_okay=False,
-        help="Follow links to external data that stay inside DIR.",
-    ),
-]
 
 
 def check_output(path: Path, *, force: bool) -> None:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.files import AllowLinks, check_output, read_arrays, sizes
+from onnxjvp.cli.files import check_output, read_arrays, sizes
+from onnxjvp.cli.options import AllowLinks, AsJson, Force
 from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def fix(
             metavar="NAME=NUMBER|FILE.npy", help="An input that becomes a constant of the model."
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    force: Force = False,
     allow_links: AllowLinks = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write MODEL with sizes of its inputs, or inputs themselves, made constants.
 
@@ -60,6 +61,7 @@ def fix(
         from onnxjvp.rewrite import fix as fixed
 
         made = fixed(model, shapes, values, dims=dims, links=allow_links)
+        made.record(model)
         made.save(target, force=force)
     if as_json:
         output.print_json({"model": str(model), "output": str(target), **made.report})

@@ -12,31 +12,33 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.choices import Quantized
-from onnxjvp.cli.files import AllowLinks
+from onnxjvp.cli.choices import Target
+from onnxjvp.cli.options import AllowLinks, AsJson, Treatment, Wrt
 
 if TYPE_CHECKING:
-    from onnxjvp.inspection import Inspection, Tensor
+    from onnxjvp.inspection import Fitness, Inspection, Tensor
+    from onnxjvp.targets.lint import Finding
 
+#: whose a finding is: see targets/lint.py
+MODEL, ADDED = "model", "added"
 #: rows of a list before it is cut short
 SHOWN = 20
+#: what of a model card is said in one line
+SETTINGS = ("version", "emit", "layout", "method", "directions", "loss_of")
+#: and in another
+OPTIONS = ("target", "quantized", "shapes", "values", "dims", "opset", "raised_from", "versions")
 
 
 def inspect(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file to describe.")],
-    wrt: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="What to differentiate in, as for rewrite [default: all float inputs].",
-        ),
-    ] = None,
-    quantized: Annotated[
-        Quantized | None,
-        typer.Option(help="What becomes of quantised activations, as for rewrite."),
+    wrt: Wrt = None,
+    quantized: Treatment = None,
+    target: Annotated[
+        Target | None,
+        typer.Option(help="Also name the nodes that this runtime cannot run, and why."),
     ] = None,
     allow_links: AllowLinks = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show what a model holds and whether it can be rewritten.
 
@@ -44,16 +46,26 @@ def inspect(
     derivative rule or the reason why it is refused. Operators off the live paths, from what is
     differentiated in to the outputs, need no rule. Of a rewritten model it says what was added.
 
+    With --target, also every node that the runtime cannot run, with the reason and what would help:
+    of the model as it is, and of what `rewrite --target` would write, for --emit jvp and vjp.
+
     \b
     Examples:
       onnxjvp inspect models/digits_cnn.onnx
       onnxjvp inspect models/digits_cnn.onnx --wrt params
       onnxjvp inspect models/digits_cnn.onnx --json
+      onnxjvp inspect models/digits_cnn.onnx --target web
     """
     with output.busy("loading onnx"):
         from onnxjvp.inspection import inspect as describe
     with output.busy(f"reading {model}"):
-        found = describe(model, wrt, links=allow_links, quantized=quantized and quantized.value)
+        found = describe(
+            model,
+            wrt,
+            links=allow_links,
+            quantized=quantized and quantized.value,
+            target=target and target.value,
+        )
     if as_json:
         output.print_json({"model": str(model), **found.to_dict()})
     else:
@@ -71,14 +83,7 @@ def _print(model: Path, found: Inspection) -> None:
     if found.rewritten is not None:
         _print_rewritten(found.rewritten)
     output.line()
-    output.table(
-        ("", "name", "dtype", "shape"),
-        [
-            (what, tensor.name, tensor.dtype, output.dims(tensor.shape))
-            for what, tensors in (("input", found.inputs), ("output", found.outputs))
-            for tensor in tensors
-        ],
-    )
+    _print_ends(found)
     if found.constants:
         output.line()
         _print_constants(found)
@@ -103,18 +108,85 @@ def _print(model: Path, found: Inspection) -> None:
         output.line(f"can be rewritten, differentiating in {_few(found.wrt)}")
     else:
         output.line(f"cannot be rewritten: {found.obstacle}")
+    if found.fitness is not None:
+        output.line()
+        _print_fitness(found.fitness)
 
 
-def _print_rewritten(description: dict[str, Any]) -> None:
-    if "damaged" in description:
+def _print_fitness(fitness: Fitness) -> None:
+    """What the runtime cannot run, in what order it would be met."""
+    if fitness.runtime is None:
+        output.line(f"target {fitness.target}: has no table; whatever runs ONNX runs it")
+        return
+    output.line(f"target {fitness.target}: {fitness.runtime}")
+    _print_findings("the model as it is", fitness.model)
+    for emit, findings in fitness.written.items():
+        what = f"rewrite --target {fitness.target} --emit {emit}"
+        if findings is None:
+            output.line(f"  {what}: cannot be rewritten")
+            continue
+        for place, of in ((MODEL, "the model's own nodes"), (ADDED, "what it adds")):
+            _print_findings(f"{what}, {of}", [f for f in findings if f.place == place])
+
+
+def _print_findings(what: str, findings: Sequence[Finding]) -> None:
+    if not findings:
+        output.line(f"  {what}: all of it runs there")
+        return
+    output.line(f"  {what}: {len(findings)} {'nodes' if len(findings) > 1 else 'node'} cannot run")
+    for finding in findings[:SHOWN]:
+        output.line(f"    {finding}")
+    if len(findings) > SHOWN:
+        output.line(f"    … and {len(findings) - SHOWN} more (--json names them)")
+
+
+def _print_ends(found: Inspection) -> None:
+    """Inputs and outputs; of a rewritten model with what was added."""
+    added = (found.rewritten or {}).get("added") or {}
+    columns = ["", "name", "dtype", "shape", *(["what it is"] if added else [])]
+    output.table(
+        columns,
+        [
+            (what, t.name, t.dtype, output.dims(t.shape), added.get(t.name, ""))[: len(columns)]
+            for what, tensors in (("input", found.inputs), ("output", found.outputs))
+            for t in tensors
+        ],
+    )
+
+
+def _print_rewritten(card: dict[str, Any]) -> None:
+    """The model card: how it was made, of what, whether it was checked; and the one before it."""
+    if "damaged" in card:
         output.line("written by onnxjvp, but its description of itself is damaged")
         return
-    settings = ("version", "emit", "layout", "method", "directions", "loss_of")
-    words = [f"{key} {description[key]}" for key in settings if description.get(key) is not None]
-    output.line(f"written by onnxjvp: {', '.join(words)}")
+    output.line(f"written by onnxjvp: {_said(card, SETTINGS)}")
+    if with_what := _said(card, OPTIONS):
+        output.line(f"with {with_what}")
+    if source := card.get("source"):
+        for file in (source, *source.get("data", ())):
+            digest = f"sha256 {file['sha256']}" if "sha256" in file else "not hashed"
+            output.line(f"made of {file['file']}, {file['bytes']:,} bytes, {digest}")
+    if check := card.get("check"):
+        worst = [f"worst error in {where} {found}" for where, found in check["worst"].items()]
+        verdict = "passed" if check["passed"] else "failed"
+        output.line(f"checked when written: {', '.join([verdict, check['oracle'], *worst])}")
     for what in ("seeds", "cotangents", "targets", "results", "given", "residuals"):
-        if description.get(what):
-            output.line(f"{what} {json.dumps(description[what], ensure_ascii=False)}")
+        if card.get(what):
+            output.line(f"{what} {json.dumps(card[what], ensure_ascii=False)}")
+    if before := card.get("before"):
+        output.line("before that:")
+        _print_rewritten(before)
+
+
+def _said(card: dict[str, Any], keys: Sequence[str]) -> str:
+    """What a card has under these keys; tables are spread out."""
+    found = {key: card[key] for key in keys if card.get(key) not in (None, {}, [])}
+    pairs = [(k, v) for key, held in found.items() for k, v in _spread(key, held)]
+    return ", ".join(f"{key} {value}" for key, value in pairs)
+
+
+def _spread(key: str, held: object) -> list[tuple[str, object]]:
+    return list(held.items()) if isinstance(held, dict) else [(key, held)]
 
 
 def _print_trainable(tensors: Sequence[Tensor]) -> None:

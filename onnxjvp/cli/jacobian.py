@@ -11,8 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.choices import Mode, Quantized
-from onnxjvp.cli.files import AllowLinks, check_output, read_inputs, sizes, write_npz
+from onnxjvp.cli.choices import Mode
+from onnxjvp.cli.files import check_output, read_inputs, sizes, write_npz
+from onnxjvp.cli.options import (
+    AllowLinks,
+    AsJson,
+    Dim,
+    Force,
+    Given,
+    Inputs,
+    Model,
+    Outputs,
+    Provider,
+    Treatment,
+    Wrt,
+)
 from onnxjvp.cli.points import check_plot, input_specs
 from onnxjvp.errors import UsageError
 
@@ -27,36 +40,12 @@ _PIECE = 1 << 24
 
 
 def jacobian(
-    model: Annotated[
-        Path, typer.Argument(metavar="MODEL", help="The .onnx file to differentiate.")
-    ],
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="NAME=VALUE",
-            help="An input: NAME=FILE.npy, NAME=FILE.npz or NAME=random:SEED.",
-        ),
-    ] = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="Arrays for several inputs; --input goes first."),
-    ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=SIZE", help="Size of a dynamic dimension of drawn inputs."),
-    ] = None,
-    wrt: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="What to differentiate in, as for rewrite [default: all float inputs].",
-        ),
-    ] = None,
-    outputs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Output to differentiate [default: all that can be]."),
-    ] = None,
+    model: Model,
+    given: Given = None,
+    inputs: Inputs = None,
+    dim: Dim = None,
+    wrt: Wrt = None,
+    outputs: Outputs = None,
     mode: Annotated[
         Mode, typer.Option(help="Along variables, along outputs, or what takes fewer passes.")
     ] = Mode.AUTO,
@@ -80,16 +69,11 @@ def jacobian(
         Path | None,
         typer.Option(metavar="FILE.png", help="Draw the matrix; one output and one variable only."),
     ] = None,
-    quantized: Annotated[
-        Quantized | None,
-        typer.Option(help="What becomes of quantised activations, as for rewrite."),
-    ] = None,
-    provider: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
-    ] = "cpu",
+    quantized: Treatment = None,
+    provider: Provider = "cpu",
     allow_links: AllowLinks = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compute the Jacobian of a model at a point.
 

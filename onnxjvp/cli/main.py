@@ -11,12 +11,15 @@ import typer
 from onnxjvp._version import __version__
 from onnxjvp.cli import output
 from onnxjvp.cli.bench import bench
+from onnxjvp.cli.doctor import doctor
 from onnxjvp.cli.fix import fix
 from onnxjvp.cli.inspect import inspect
 from onnxjvp.cli.jacobian import jacobian
 from onnxjvp.cli.norm import norm
 from onnxjvp.cli.ntk import ntk
 from onnxjvp.cli.ops import ops
+from onnxjvp.cli.package import package
+from onnxjvp.cli.region import region
 from onnxjvp.cli.rewrite import rewrite
 from onnxjvp.cli.run import run
 from onnxjvp.cli.spectrum import spectrum
@@ -29,12 +32,26 @@ INTERRUPTED = 130
 app = typer.Typer(
     name="onnxjvp",
     help="Derivatives of deployed models as ordinary ONNX models.",
-    add_completion=False,
     rich_markup_mode=None,  # plain help: the same everywhere, and fast
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (rewrite, inspect, verify, run, jacobian, spectrum, norm, ntk, fix, bench, ops):
+for command in (
+    rewrite,
+    inspect,
+    verify,
+    run,
+    jacobian,
+    spectrum,
+    norm,
+    region,
+    ntk,
+    fix,
+    bench,
+    package,
+    ops,
+    doctor,
+):
     app.command()(command)
 
 #: typer's errors in arguments; it has no name of its own for them in all its versions

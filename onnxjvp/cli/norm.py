@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.choices import NormMethod, Number, Probe, Quantized
-from onnxjvp.cli.files import AllowLinks
-from onnxjvp.cli.points import (
+from onnxjvp.cli.choices import NormMethod, Number, Probe
+from onnxjvp.cli.options import (
+    AllowLinks,
     AsJson,
     Dim,
     Each,
@@ -23,11 +23,10 @@ from onnxjvp.cli.points import (
     Outputs,
     Provider,
     Seed,
+    Treatment,
     Wrt,
-    check_plot,
-    plain,
-    read_points,
 )
+from onnxjvp.cli.points import check_plot, plain, read_points
 from onnxjvp.errors import NotConvergedError
 
 if TYPE_CHECKING:
@@ -77,10 +76,7 @@ def norm(
             help="Draw the estimate after every draw, with its band (needs matplotlib).",
         ),
     ] = None,
-    quantized: Annotated[
-        Quantized | None,
-        typer.Option(help="What becomes of quantised activations, as for rewrite."),
-    ] = None,
+    quantized: Treatment = None,
     provider: Provider = "cpu",
     allow_links: AllowLinks = None,
     force: Force = False,

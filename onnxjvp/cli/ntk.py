@@ -13,8 +13,9 @@ import typer
 from onnxjvp.cli import ntk_report as report
 from onnxjvp.cli import output
 from onnxjvp.cli.choices import KernelForm, KernelGroups, KernelMethod
-from onnxjvp.cli.files import AllowLinks, check_known, check_output, drawn, given_inputs, sizes
-from onnxjvp.cli.points import AsJson, Dim, Force, Model, Provider, check_plot, input_specs
+from onnxjvp.cli.files import check_known, check_output, drawn, given_inputs, sizes
+from onnxjvp.cli.options import AllowLinks, AsJson, Dim, Force, Model, Provider
+from onnxjvp.cli.points import check_plot, input_specs
 from onnxjvp.errors import NotConvergedError, UsageError
 
 if TYPE_CHECKING:

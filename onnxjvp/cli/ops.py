@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxjvp.cli import output
+from onnxjvp.cli.options import AsJson
 from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def ops(
     kind: Annotated[
         str | None, typer.Option(metavar="KIND", help="Only operators of that kind.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the operators, and what becomes of each.
 

@@ -1,4 +1,4 @@
-"""Options of the commands that work at a point, and what they are read into."""
+"""The points that commands work at."""
 
 # ruff: noqa: PLC0415  (NumPy is imported where it is used, so that --help is fast)
 from __future__ import annotations
@@ -7,9 +7,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from onnxjvp.cli import output
 from onnxjvp.cli.files import check_output, read_inputs, sizes
@@ -17,41 +15,6 @@ from onnxjvp.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
     from onnxjvp.runtime import Array
-
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file to differentiate.")]
-Given = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--input",
-        metavar="NAME=VALUE",
-        help="An input: NAME=FILE.npy, NAME=FILE.npz or NAME=random:SEED.",
-    ),
-]
-Inputs = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE.npz", help="Arrays for several inputs; --input goes first."),
-]
-Dim = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME=SIZE", help="Size of a dynamic dimension of drawn inputs."),
-]
-Each = Annotated[
-    bool, typer.Option("--each", help="Take the samples of the batch as points of their own.")
-]
-Wrt = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME", help="What to differentiate in, as for rewrite [default: all float inputs]."
-    ),
-]
-Outputs = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Output to differentiate [default: all that can be]."),
-]
-Provider = Annotated[str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of the random vectors drawn.")]
 
 PICTURES = (".png", ".pdf", ".svg")
 

@@ -13,7 +13,8 @@ from onnxjvp.cli import output
 from onnxjvp.cli.added import describe, print_added
 from onnxjvp.cli.choices import Emit, Layout, Method, Mode, Names, Quantized, Target
 from onnxjvp.cli.emits import CASADI, Request
-from onnxjvp.cli.files import AllowLinks, check_output, sizes
+from onnxjvp.cli.files import check_output, sizes
+from onnxjvp.cli.options import AllowLinks, AsJson, Force, Outputs
 from onnxjvp.cli.verify import print_report
 from onnxjvp.errors import UsageError
 
@@ -40,10 +41,7 @@ def rewrite(
             "inputs].",
         ),
     ] = None,
-    outputs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Output to differentiate [default: all that can be]."),
-    ] = None,
+    outputs: Outputs = None,
     directions: Annotated[
         str | None,
         typer.Option(
@@ -101,11 +99,19 @@ def rewrite(
         bool,
         typer.Option("--no-second-order", help="casadi: three files, without that for Hessians."),
     ] = False,
+    emit_states: Annotated[
+        bool,
+        typer.Option(
+            "--emit-states",
+            help="clone, jvp, vjp, linearize: an output NODE_state for each node that compares: "
+            "the code of the region of x.",
+        ),
+    ] = False,
     opset: Annotated[
         int | None, typer.Option(help="Opset to write [default: the model's, at least 18].")
     ] = None,
     allow_links: AllowLinks = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
+    force: Force = False,
     check: Annotated[
         bool,
         typer.Option("--check", help="Verify by numbers, and write nothing if that fails."),
@@ -116,7 +122,7 @@ def rewrite(
             metavar="NAME=SIZE", help="With --check or casadi: size of a dynamic dimension."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Make a model that also computes derivatives.
 
@@ -161,6 +167,7 @@ def rewrite(
         "--target": target and target.value,
         "--quantized": quantized and quantized.value,
         "--no-second-order": False if no_second_order else None,
+        "--emit-states": True if emit_states else None,
         "--dim": dim if names else None,
     }
     given = {option: value for option, value in options.items() if value is not None}
@@ -179,6 +186,8 @@ def rewrite(
     report = _verified(model, made[""], allow_links, known) if check else None
     passed = report is None or report.passed
     if passed:
+        for each in made.values():
+            each.record(model, None if report is None else report.summary())
         with output.busy("writing"):
             request.save(made, force=force)
     written = {str(paths[part]): rewritten for part, rewritten in made.items()}

@@ -11,6 +11,7 @@ import typer
 
 from onnxjvp.cli import output
 from onnxjvp.cli.files import check_output, read_inputs, sizes, write_npz
+from onnxjvp.cli.options import AsJson, Dim, Force, Given, Inputs, Provider
 
 if TYPE_CHECKING:
     from onnxjvp.runtime import Array
@@ -18,30 +19,15 @@ if TYPE_CHECKING:
 
 def run(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The .onnx file to run.")],
-    given: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--input",
-            metavar="NAME=VALUE",
-            help="An input: NAME=FILE.npy, NAME=FILE.npz or NAME=random:SEED.",
-        ),
-    ] = None,
-    inputs: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.npz", help="Arrays for several inputs; --input goes first."),
-    ] = None,
-    dim: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=SIZE", help="Size of a dynamic dimension of drawn inputs."),
-    ] = None,
+    given: Given = None,
+    inputs: Inputs = None,
+    dim: Dim = None,
     out: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="OUT.npz", help="File to write.")
     ] = None,
-    provider: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
-    ] = "cpu",
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing output.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    provider: Provider = "cpu",
+    force: Force = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run a model, rewritten or not, on given or random inputs.
 

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.choices import Quantized, SpectrumMethod, Values
-from onnxjvp.cli.files import AllowLinks, check_output, write_npz
-from onnxjvp.cli.points import (
+from onnxjvp.cli.choices import SpectrumMethod, Values
+from onnxjvp.cli.files import check_output, write_npz
+from onnxjvp.cli.options import (
+    AllowLinks,
     AsJson,
     Dim,
     Each,
@@ -23,11 +24,10 @@ from onnxjvp.cli.points import (
     Outputs,
     Provider,
     Seed,
+    Treatment,
     Wrt,
-    check_plot,
-    plain,
-    read_points,
 )
+from onnxjvp.cli.points import check_plot, plain, read_points
 from onnxjvp.errors import NotConvergedError, UsageError
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ def spectrum(
             help="Draw values, convergence, and vectors that are images (needs matplotlib).",
         ),
     ] = None,
-    quantized: Annotated[
-        Quantized | None,
-        typer.Option(help="What becomes of quantised activations, as for rewrite."),
-    ] = None,
+    quantized: Treatment = None,
     provider: Provider = "cpu",
     allow_links: AllowLinks = None,
     force: Force = False,

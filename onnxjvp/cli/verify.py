@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxjvp.cli import output
-from onnxjvp.cli.files import AllowLinks, read_npz, sizes
+from onnxjvp.cli.files import read_npz, sizes
+from onnxjvp.cli.options import AllowLinks, AsJson, Provider
 
 if TYPE_CHECKING:
     from onnxjvp.verification import Report
@@ -34,11 +35,9 @@ def verify(
             metavar="NAME=SIZE", help="Size of a dynamic dimension, as far as it is drawn."
         ),
     ] = None,
-    provider: Annotated[
-        str, typer.Option(metavar="cpu|cuda", help="Where the runtime works.")
-    ] = "cpu",
+    provider: Provider = "cpu",
     allow_links: AllowLinks = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a rewritten model against its original, by numbers alone.
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import onnx
 import onnx_ir as ir
 
+from onnxjvp.errors import InvalidModelError
 from onnxjvp.graph import dims
 from onnxjvp.graph.shapes import Shapes, constant, shape_function
 
@@ -32,11 +33,32 @@ def bodies_of(node: ir.Node) -> list[ir.Graph]:
     return [a.as_graph() for a in graphs]
 
 
+def check_bodies(model: ir.Model) -> None:
+    """Both branches of an If give what it gives: onnx's checker counts none of it.
+
+    Raises:
+      InvalidModelError: an If whose branches are missing, or have another number of outputs.
+    """
+    for node in model.graph.all_nodes():
+        if not is_if(node):
+            continue
+        found = [node.attributes.get(name) for name in BRANCHES]
+        graphs = [a.as_graph() for a in found if a and a.type == ir.AttributeType.GRAPH]
+        if len(graphs) != 2 or any(len(g.outputs) != len(node.outputs) for g in graphs):
+            raise InvalidModelError(
+                f"node {node.name!r} (If) has {len(node.outputs)} outputs, which are not those of "
+                f"two branches ({', '.join(str(len(g.outputs)) for g in graphs) or 'none'}). "
+                "Export the model again, or repair it"
+            )
+
+
 @shape_function("If")
 def _if(shapes: Shapes, node: ir.Node) -> None:
     """What both branches agree on; where their ranks differ, what is declared stays."""
     for output, *ends in zip(node.outputs, *(body.outputs for body in bodies(node)), strict=True):
         first, second = ends
+        if None not in (first.dtype, second.dtype) and first.dtype != second.dtype:
+            raise ValueError(f"its branches give {first.dtype} and {second.dtype}")
         if output.dtype is None and first.dtype == second.dtype and first.type is not None:
             output.type = first.type
         if first.shape is None or second.shape is None or len(first.shape) != len(second.shape):

@@ -19,6 +19,10 @@ _COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "Greater": operator.gt,
     "GreaterOrEqual": operator.ge,
 }
+#: what is known of conditions, so that each is looked at once
+_Known = dict[ir.Value | None, bool | None]
+#: how long a chain of operators may be from a size to a condition
+_DEEPEST = 50
 #: operators that pass a single element on
 _COPIES = ("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 
@@ -28,11 +32,11 @@ def decide(model: ir.Model, shapes: Shapes) -> bool:
 
     Every value is the same to the last bit. Cost: linear in nodes.
     """
-    decided = False
+    decided, known = False, _Known()
     for node in model.graph.all_nodes():
         if not is_if(node) or constant(node.inputs[0]) is not None or node.graph is None:
             continue
-        taken = _truth(shapes, node.inputs[0])
+        taken = _truth(shapes, node.inputs[0], known)
         if taken is None:
             continue
         chosen = ir.node("Constant", [], {"value": ir.tensor(np.array(taken))})
@@ -49,28 +53,38 @@ def decide(model: ir.Model, shapes: Shapes) -> bool:
     return decided
 
 
-def _truth(shapes: Shapes, value: ir.Value | None) -> bool | None:
+def _truth(shapes: Shapes, value: ir.Value | None, known: _Known, depth: int = 0) -> bool | None:
     """What a boolean of one element is, where sizes tell it."""
+    if value not in known:
+        known[value] = None if depth > _DEEPEST else _made_truth(shapes, value, known, depth)
+    return known[value]
+
+
+def _made_truth(
+    shapes: Shapes, value: ir.Value | None, known: _Known, depth: int
+) -> bool | None:
     made = None if value is None else value.producer()
     if made is None or made.domain:
         return None
     if made.op_type == "Cast":
         number = _number(shapes, made.inputs[0])
-        return _truth(shapes, made.inputs[0]) if number is None else bool(number)
+        if number is not None:
+            return bool(number)
+        return _truth(shapes, made.inputs[0], known, depth + 1)
     if made.op_type in _COPIES:
-        return _truth(shapes, made.inputs[0])
+        return _truth(shapes, made.inputs[0], known, depth + 1)
     if made.op_type in _COMPARISONS:
         a, b = (_number(shapes, v) for v in made.inputs)
         return None if a is None or b is None else _COMPARISONS[made.op_type](a, b)
-    parts = [_truth(shapes, v) for v in made.inputs]
+    if made.op_type not in ("Not", "And", "Or"):
+        return None
+    parts = [_truth(shapes, v, known, depth + 1) for v in made.inputs]
     if made.op_type == "Not":
         return None if parts[0] is None else not parts[0]
-    if made.op_type in ("And", "Or"):
-        least = made.op_type == "Or"  # one of them is enough
-        if least in parts:
-            return least
-        return None if None in parts else not least
-    return None
+    least = made.op_type == "Or"  # one of them is enough
+    if least in parts:
+        return least
+    return None if None in parts else not least
 
 
 def _number(shapes: Shapes, value: ir.Value | None) -> int | None:

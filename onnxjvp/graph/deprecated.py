@@ -32,14 +32,19 @@ def define(model: ir.Model) -> None:
             if node.domain in ("", "ai.onnx") and first <= opset < end:
                 name = f"{node.op_type}_{len(model.functions)}"
                 function = _definition(node, name, first, opset)
+                if function is None:
+                    continue  # onnx's checker says what is wrong with it
                 model.functions[function.identifier()] = function
                 model.opset_imports[DOMAIN] = imports[DOMAIN] = 1
                 node.domain, node.op_type = DOMAIN, function.name
                 node.attributes.clear()
 
 
-def _definition(node: ir.Node, name: str, first: int, opset: int) -> ir.Function:
-    """ONNX's of the first opset, whose operators mean the same up to the last; in X's dtype."""
+def _definition(node: ir.Node, name: str, first: int, opset: int) -> ir.Function | None:
+    """ONNX's of the first opset, whose operators mean the same up to the last; in X's dtype.
+
+    None for a node whose attributes or operands are not those of the operator.
+    """
     schema: Any = onnx.defs.get_schema(node.op_type, first)
     proto = onnx.NodeProto(op_type=node.op_type, input=_names(schema.inputs))
     proto.output.extend(_names(schema.outputs))
@@ -51,6 +56,8 @@ def _definition(node: ir.Node, name: str, first: int, opset: int) -> ir.Function
             first, proto.SerializeToString(), [single] * len(proto.input)
         )
     )
+    if not found.opset_import:
+        return None
     found.name, found.domain = name, DOMAIN
     found.opset_import[0].version = opset
     del found.attribute[:]

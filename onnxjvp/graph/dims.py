@@ -16,6 +16,7 @@ from typing import Any, cast
 import onnx_ir as ir
 import sympy
 
+from onnxjvp.graph import limits
 from onnxjvp.graph.files import is_placeholder
 
 Dim = int | ir.SymbolicDim
@@ -54,10 +55,22 @@ def _named(name: str) -> Dim:
 
 def simplest(dim: Dim) -> Dim:
     """The int, where an expression has become one."""
-    if isinstance(dim, int) or _symbols(dim):
+    if isinstance(dim, int):
         return dim
+    if _symbols(dim):
+        return bounded(dim)
     value = dim.evaluate({})
     return value if isinstance(value, int) else fresh()
+
+
+def bounded(dim: Dim) -> Dim:
+    """The dimension, but an unknown one where its expression is longer than any exporter's.
+
+    Products of sums, each of the one before, would be twice as long with every node.
+    """
+    if isinstance(dim, int) or dim.value is None or len(dim.value) <= limits.current().size:
+        return dim
+    return fresh()
 
 
 # Expressions are made anew and spelt out by every operation, which takes longer than all else that
@@ -70,7 +83,7 @@ def _symbols(dim: ir.SymbolicDim) -> frozenset[str]:
 @functools.lru_cache(maxsize=4096)
 def computed(function: Callable[[Any, Any], Any], first: Dim, second: Dim) -> Dim:
     """An operation of `operator` on two dimensions."""
-    return cast(Dim, function(first, second))
+    return bounded(cast(Dim, function(first, second)))
 
 
 def expression(dim: Dim) -> sympy.Expr:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import onnxjvp.graph.functions
 import onnxjvp.graph.shape_functions  # noqa: F401  (these fill the table of shape functions)
 from onnxjvp.errors import InvalidModelError
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, guards
 from onnxjvp.graph.branches import BRANCHES, is_if
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.loops import Fed, changes, fed, forgotten, is_loop
@@ -117,6 +117,7 @@ def _inferred(model: ir.Model) -> onnx.GraphProto:
     """
     bare = skeleton(model)
     _forget_declared(bare.graph)
+    guards.hide(bare)
     try:
         proto = onnx.shape_inference.infer_shapes(bare, strict_mode=True)
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
@@ -125,7 +126,13 @@ def _inferred(model: ir.Model) -> onnx.GraphProto:
                 f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export "
                 "the model again, or repair it"
             ) from error
-        proto = onnx.shape_inference.infer_shapes(bare)
+        try:
+            proto = onnx.shape_inference.infer_shapes(bare)
+        except (onnx.shape_inference.InferenceError, RuntimeError) as worse:
+            raise InvalidModelError(
+                f"the model's nodes or shapes contradict each other: {str(worse).strip()}. Export "
+                "the model again, or repair it"
+            ) from worse
     return proto.graph
 
 

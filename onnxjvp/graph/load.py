@@ -16,8 +16,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common
 
 from onnxjvp.errors import InvalidModelError
-from onnxjvp.graph import deprecated, runtime_nodes
-from onnxjvp.graph.branches import normalise
+from onnxjvp.graph import deprecated, guards, limits, runtime_nodes
+from onnxjvp.graph.branches import check_bodies, normalise
 from onnxjvp.graph.conditions import decide
 from onnxjvp.graph.files import inside, parse, shown
 from onnxjvp.graph.inference import infer
@@ -85,8 +85,10 @@ def runnable(model: AnyModel) -> ir.Model:
 def _settle(working: ir.Model) -> Shapes:
     """Infer shapes, and replace what they decide."""
     shapes = infer(working)
-    while resolve(working) or decide(working, shapes):
-        shapes = infer(working)  # each round may learn the sizes that the next one needs
+    for _ in range(limits.current().rounds):  # each may learn the sizes that the next one needs
+        if not (resolve(working) or decide(working, shapes)):
+            break
+        shapes = infer(working)
     return shapes
 
 
@@ -95,6 +97,9 @@ def _in_normal_form(model: AnyModel, opset: int | None, links: Path | None) -> t
     working = _read(model)
     _check_tensors(working, links)
     _check_order(working, shown(model))
+    check_bodies(working)
+    guards.check_nodes(working.graph.all_nodes())
+    guards.without_negative_sizes(working)
     runtime_nodes.set_apart(working)
     deprecated.define(working)
     try:
@@ -132,6 +137,7 @@ def _read(model: AnyModel) -> ir.Model:
             f"{shown(model)} is not an ONNX model: it holds no graph. Give the .onnx file that an "
             "exporter wrote"
         )
+    limits.check(proto, shown(model))
     _check_no_maps(proto, shown(model))
     try:
         loaded = ir.from_proto(proto)
@@ -192,6 +198,12 @@ def _check_order(model: ir.Model, where: str) -> None:
                 "the model again, or repair it"
             )
         known.update(node.outputs)
+    for value in model.graph.outputs:
+        if value not in known:
+            raise InvalidModelError(
+                f"{where} is not a valid graph: nothing produces its output {value.name!r}. Export "
+                "the model again, or repair it"
+            )
 
 
 # -- tensors -----------------------------------------------------------------------------------
@@ -278,8 +290,11 @@ def _inline(model: ir.Model) -> None:
         return
     try:
         onnx_ir.passes.common.InlinePass()(model)
-    except (ValueError, RuntimeError, ir.passes.PassError) as error:
-        raise InvalidModelError(f"the model's functions cannot be inlined: {error}") from error
+    except (ValueError, TypeError, KeyError, RuntimeError, ir.passes.PassError) as error:
+        raise InvalidModelError(
+            f"the model's functions cannot be inlined: {error}. Export the model again, or inline "
+            "them with onnx.inliner"
+        ) from error
     model.opset_imports.pop(deprecated.DOMAIN, None)
 
 

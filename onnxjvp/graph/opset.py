@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxjvp.errors import InvalidModelError, UsageError
+from onnxjvp.graph import guards
 from onnxjvp.graph.old_scans import raise_scans
 
 #: rules and shape functions read the operators as they are from this opset on
@@ -98,7 +99,7 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
     try:
         bare = raise_scans(skeleton(model)) if current == 8 else skeleton(model)
         proto = _converted(bare, current, target)
-    except (RuntimeError, onnx.version_converter.ConvertError) as error:
+    except (*_CONVERTER, ValueError, TypeError, IndexError) as error:
         raise InvalidModelError(
             f"the model's opset {current} could not be raised to {target} by onnx's version "
             f"converter: {str(error).strip()}. Export it again with opset {FLOOR} or newer"
@@ -112,6 +113,13 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
     return _with_weights(raised, model)
 
 
+#: what onnx's converter raises, whose exceptions have no common base class
+_CONVERTER = (
+    RuntimeError,
+    onnx.version_converter.ConvertError,
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+)
 #: from this opset on Gemm broadcasts its last operand, as it did before where `broadcast` was 1
 _GEMM_BROADCASTS = 7
 _HIDDEN = "onnxjvp.hidden"
@@ -122,12 +130,15 @@ def _converted(bare: onnx.ModelProto, current: int, target: int) -> onnx.ModelPr
 
     It is shown them first, since behind what it does not know it knows no shapes.
     """
+    hidden = guards.hide(bare)
     try:
-        return onnx.version_converter.convert_version(bare, target)
-    except (RuntimeError, onnx.version_converter.ConvertError):
+        found = onnx.version_converter.convert_version(bare, target)
+    except _CONVERTER:
         if current >= _GEMM_BROADCASTS or not _hide_gemms(bare):
             raise
-        return onnx.version_converter.convert_version(bare, target)
+        found = onnx.version_converter.convert_version(bare, target)
+    guards.show(found, hidden)
+    return found
 
 
 def _hide_gemms(bare: onnx.ModelProto) -> bool:
@@ -154,7 +165,9 @@ def _repair(raised: ir.Model, original: ir.Model) -> None:
     Resize and Upsample sampled at x/scale; the converter leaves out the attribute that says so.
     Attributes of Clip and Pad become constants that are float32 in models of any dtype.
     """
-    dtypes = _dtypes(onnx.shape_inference.infer_shapes(skeleton(original)).graph)
+    bare = skeleton(original)
+    guards.hide(bare)
+    dtypes = _dtypes(onnx.shape_inference.infer_shapes(bare).graph)
     for node in raised.graph.all_nodes():
         if node.op_type == "Resize":
             node.attributes.add(ir.AttrString("coordinate_transformation_mode", "asymmetric"))

@@ -369,4 +369,5 @@ def _few(names: Iterable[str], most: int = 5) -> str:
 
 
 def _dtype(value: ir.Value) -> str:
-    return "unknown" if value.dtype is None else str(value.dtype.numpy())
+    known = value.dtype is not None and value.dtype != ir.DataType.UNDEFINED
+    return str(value.dtype.numpy()) if known and value.dtype is not None else "unknown"

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from onnxjvp.graph import limits
 from onnxjvp.graph.branches import bodies_of
 from onnxjvp.graph.shapes import constant
 
@@ -182,9 +183,13 @@ def _split(r: _Resolution, graph: ir.Graph, node: ir.Node) -> Held:
     if sizes is not None and array is None:
         raise _UnresolvedError(f"the sizes {sizes.name!r} of its pieces are not a constant")
     if array is not None and array.ndim == 1:
-        pieces = [int(n) for n in array]
+        pieces = [int(n) for n in array[: limits.current().pieces + 1]]
+    elif array is not None and array.size != 1:
+        raise _UnresolvedError("the size of its pieces is not one number")
     else:
         pieces = _pieces(x, axis, 1 if array is None else int(array.reshape(-1)[0]))
+    if len(pieces) > limits.current().pieces:
+        raise limits.beyond("pieces", len(pieces), f"pieces that {node.name!r} cuts its operand to")
     if _PIECES in node.meta:  # of an earlier round: something unresolved reads the sequence too
         return list(node.meta[_PIECES])
     made = r.before(
@@ -206,6 +211,8 @@ def _pieces(x: ir.Value, axis: int, each: int) -> list[int]:
         raise _UnresolvedError(
             f"how many pieces there are depends on the size of axis {axis} of {x.name!r}"
         )
+    if size // each > limits.current().pieces:
+        raise limits.beyond("pieces", size // each, f"pieces of axis {axis} of {x.name!r}")
     return [each] * (size // each) + [size % each] * (size % each > 0)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.dims import Dim, Dims
 
 #: integer tensors up to this many elements are carried as lists of dimensions
@@ -50,6 +50,15 @@ def opset_behind(node: ir.Node) -> int | None:
     """The opset of the standard operators where a node is, if it has been through inference."""
     found = node.meta.get(_OPSET)
     return found if isinstance(found, int) else None
+
+
+#: the largest size that an int64 holds
+_LARGEST = (1 << 63) - 1
+
+
+def _is_carried(element: Dim) -> bool:
+    """Whether it is a number that a runtime has as well, which counts modulo 2⁶⁴."""
+    return not isinstance(element, int) or abs(element) <= _LARGEST
 
 
 class Shapes:
@@ -97,8 +106,12 @@ class Shapes:
         if dtype is not None:
             value.dtype = dtype
         if shape is not None:
-            value.shape = ir.Shape(shape)
-        if content is not None and len(content) <= SMALL:
+            if len(shape) > limits.current().rank:
+                raise ValueError(f"a tensor of {len(shape)} axes")
+            if any(isinstance(d, int) and not 0 <= d <= _LARGEST for d in shape):
+                raise ValueError(f"a tensor of sizes {[str(d) for d in shape]}")
+            value.shape = ir.Shape([dims.bounded(d) for d in shape])
+        if content is not None and len(content) <= SMALL and all(map(_is_carried, content)):
             self._contents[value] = content
 
     def infer(self, node: ir.Node) -> None:
@@ -111,7 +124,7 @@ class Shapes:
         function = FUNCTIONS.get(label)
         if known and function is not None:
             function(self, node)
-        elif known and _is_blank(node):
+        elif known and _is_vague(node):
             self._infer_by_onnx(node)
         for output in node.outputs:
             if output.shape is not None and not all(map(_is_usable, output.shape.dims)):
@@ -154,9 +167,9 @@ def _operands(node: ir.Node) -> list[ir.Value]:
     return [v for v in node.inputs if v is not None]
 
 
-def _is_blank(node: ir.Node) -> bool:
+def _is_vague(node: ir.Node) -> bool:
     return any(
-        output.dtype is None or output.shape is None or any(not _is_usable(d) for d in output.shape)
+        output.dtype is None or output.shape is None or not dims.is_static(output.shape.dims)
         for output in node.outputs
     )
 

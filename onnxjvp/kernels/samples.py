@@ -47,8 +47,8 @@ def refuse_mixing(
     moving = _moving(nodes, [v for v in source.inputs if v.name in sampled])
     refused = []
     for node in nodes:
-        for inner in (node, *_inside(node)):
-            reason = _draws(inner)
+        for inner in (node, *inside(node)):
+            reason = draws(inner)
             if reason is None and batch is not None and (inner is not node or node in moving):
                 reason = _mixes(source, inner, batch)
             if reason is not None:
@@ -84,7 +84,8 @@ def _moving(nodes: Sequence[ir.Node], inputs: Sequence[ir.Value]) -> set[ir.Node
     return found
 
 
-def _inside(node: ir.Node) -> Iterator[ir.Node]:
+def inside(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes of its bodies, and of theirs."""
     for attribute in node.attributes.values():
         if attribute.type == ir.AttributeType.GRAPH:
             yield from attribute.as_graph().all_nodes()
@@ -93,7 +94,7 @@ def _inside(node: ir.Node) -> Iterator[ir.Node]:
                 yield from body.all_nodes()
 
 
-def _draws(node: ir.Node) -> str | None:
+def draws(node: ir.Node) -> str | None:
     """Why the node's results are those of a training run."""
     if node.op_type in _RANDOM and not node.domain:
         return "it draws random numbers"

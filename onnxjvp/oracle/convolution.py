@@ -241,3 +241,23 @@ def LpPool(
 def GlobalLpPool(X: Array, *, p: int = 2) -> Array:
     total = (np.abs(X) ** p).sum(axis=tuple(range(2, X.ndim)), keepdims=True)
     return np.asarray(total ** (1 / p))
+
+
+@kernel
+def CausalConvWithState(
+    input: Array,  # noqa: A002  (the operator's own name)
+    weight: Array,
+    bias: Array | None = None,
+    past_state: Array | None = None,
+    *,
+    activation: str = "none",
+) -> tuple[Array, Array]:
+    """Each channel's steps with those before them, behind zeros or what came before."""
+    (batch, channels, length), taps = input.shape, weight.shape[2]
+    past = np.zeros((batch, channels, taps - 1), input.dtype) if past_state is None else past_state
+    whole = np.concatenate([past, input], axis=2)
+    y = sum(weight[:, 0, j, None] * whole[:, :, j : j + length] for j in range(taps))
+    y = y + (0 if bias is None else bias[:, None])
+    if activation in ("silu", "swish"):
+        y = y / (1 + np.exp(-y))
+    return np.asarray(y), whole[:, :, length:]

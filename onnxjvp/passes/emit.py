@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxjvp.graph import dims
 from onnxjvp.graph.branches import bodies_of, is_if
+from onnxjvp.graph.fixed import remember
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import MADE, Ops
 from onnxjvp.graph.regions import captured
@@ -34,11 +35,21 @@ class End:
     declared: ir.Shape | None
 
 
-def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) -> ir.Model:
+def emit(
+    source: Source,
+    op: Ops,
+    seeds: Sequence[End],
+    outputs: Sequence[End],
+    *,
+    judge: Callable[[Iterable[ir.Node]], None] | None = None,
+) -> ir.Model:
     """The source's model with more inputs, and with exactly these outputs, in this order.
 
     The recorded nodes come after the original ones, but for those that these read; what no output
     needs is removed. Consumes the source and the builder.
+
+    Args:
+      judge: is shown all that is left, while it knows its dtypes; may raise.
     """
     graph = source.graph
     prefix = _new_prefix(taken_names(graph))
@@ -54,6 +65,8 @@ def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) 
         graph.inputs.append(seed.value)
     _remove_dead(graph, results)
     _name_recorded(graph, prefix)
+    if judge is not None:
+        judge(graph)
     recorded = {v for n in op.nodes for v in n.outputs}
     _forget_inferred(graph, results, recorded)
     by_name = {v.name: v for n in graph for v in n.outputs if v.name}
@@ -64,6 +77,7 @@ def emit(source: Source, op: Ops, seeds: Sequence[End], outputs: Sequence[End]) 
         value.shape = source.declared.get(value.name or "", value.shape)
     graph.outputs.extend(results)
     put_back(_with_bodies(graph))
+    remember(source.model)
     source.model.ir_version = _ir_version(source.model)
     return source.model
 

@@ -11,6 +11,7 @@ import onnxjvp.rules  # noqa: F401  (fills the table of rules)
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dims, UnknownTypeError
+from onnxjvp.graph.fixed import fix
 from onnxjvp.graph.functions import NoBodyError, record_body, traced
 from onnxjvp.graph.load import Source
 from onnxjvp.graph.ops import Ops
@@ -257,13 +258,21 @@ def linearize_nodes(
     seeds = [op.seed(v) for v in wrt]
     tangents: dict[ir.Value, ir.Value] = dict(zip(wrt, seeds, strict=True))
     tangent_of = dict(zip(seeds, wrt, strict=True))
-    refused = [*liveness.refused, *_push_along(op, liveness, tangents, tangent_of)]
+    refused = [*liveness.refused, *push_along(op, liveness, tangents, tangent_of)]
     program = program_of(op, seeds, [tangents.get(v) for v in outputs])
     program.tangent_of.update(tangent_of)
     return program, liveness, refused
 
 
-def _push_along(
+def _fix_swallowed(region: Region) -> None:
+    """A group of nodes is a function that has its constants inside (the ½ of a Gelu)."""
+    for node in region.nodes:
+        for value in node.inputs:
+            if value is not None and value not in region.inputs and is_float(value):
+                fix(value)
+
+
+def push_along(
     op: Ops,
     liveness: Liveness,
     tangents: dict[ir.Value, ir.Value],
@@ -285,6 +294,7 @@ def _push_along(
         else:
             try:
                 results = push(op, region, incoming)
+                _fix_swallowed(region)
             except (RefusedError, UnknownTypeError) as error:
                 refused.append((name_of(region), region.label, str(error)))
                 results = _placeholders(op, region)
@@ -369,7 +379,7 @@ def _push_through_body(op: Ops, region: Region, tangents: Tangents) -> list[ir.V
     pairs = zip(outs, region.outputs, strict=True)
     ends = {end: y for end, y in pairs if end is not None and end not in inputs}
     liveness = analyse_nodes(op.nodes[start:], wrt, list(ends), [*wrt, *ends])
-    refused = [*liveness.refused, *_push_along(op, liveness, found, {})]
+    refused = [*liveness.refused, *push_along(op, liveness, found, {})]
     if refused:
         raise RefusedError(f"in its body: {'; '.join(f'{n}: {why}' for _, n, why in refused)}")
     for node in op.nodes[start:]:  # what the node gives already need not be computed again

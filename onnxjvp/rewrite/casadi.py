@@ -13,7 +13,6 @@ apart by name. Everything there is a matrix, and K matrices of one shape stand s
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -33,9 +32,10 @@ from onnxjvp.graph.opset import opset_of
 from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.wire import stream
 from onnxjvp.passes.emit import End, emit
+from onnxjvp.rewrite.card import read_card, write_card
 from onnxjvp.rewrite.casadi_model import ADJ, FWD, FWD_ADJ, prepared
 from onnxjvp.rewrite.products import jvp, vjp
-from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
+from onnxjvp.rewrite.rewritten import Rewritten
 
 #: names of the numbers of directions; CasADi binds the first two to exactly these numbers
 NFWD, NADJ, NFWD_NADJ = "nfwd", "nadj", "nfwd_nadj"
@@ -317,8 +317,9 @@ def _described(
     model: ir.Model, prefix: str, about: Mapping[str, Any], names: Mapping[str, Any]
 ) -> Rewritten:
     report = {"emit": "casadi", "prefix": prefix, **about, "nodes_after": len(model.graph)}
-    model.metadata_props[METADATA_KEY] = json.dumps(
-        {"version": __version__, **report, **names}, ensure_ascii=False
-    )
+    before = read_card(model)
+    for _ in range(prefix.count("_")):  # the cards of the products that it is made of
+        before = (before or {}).get("before")
+    write_card(model, names, report, before)
     model.producer_name, model.producer_version = "onnxjvp", __version__
     return Rewritten(model, names, report)

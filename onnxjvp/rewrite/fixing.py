@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,9 +14,14 @@ from onnxjvp.errors import InputError, UsageError
 from onnxjvp.graph.dims import expression
 from onnxjvp.graph.load import AnyModel, Source, load
 from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.opset import opset_of
 from onnxjvp.passes.emit import End, emit
+from onnxjvp.rewrite.card import read_card, write_card
 from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rewrite.task import unknown
+
+#: a model that is fixed has no new inputs or outputs
+_NOTHING: dict[str, dict[str, Any]] = {"seeds": {}, "cotangents": {}, "results": {}}
 
 
 def fix(
@@ -56,13 +62,17 @@ def fix(
     settled = load(source.model, links=links)
     graph = settled.graph
     ends = [End(y.name or "", y, None) for y in graph.outputs]
+    opset = opset_of(settled.model)
     emitted = emit(settled, Ops(settled.shapes, graph), [], ends)
+    before = read_card(emitted)
     fixed = {
-        "shapes": sorted(shapes or {}),
+        "shapes": {name: list(sizes) for name, sizes in (shapes or {}).items()},
         "values": sorted(values or {}),
         "dims": dict(dims or {}),
     }
-    return Rewritten(emitted, {}, {"emit": "fix", **fixed, "nodes_after": len(emitted.graph)})
+    report = {"emit": "fix", **fixed, "opset": opset, "raised_from": source.raised_from}
+    write_card(emitted, _NOTHING, report, before)
+    return Rewritten(emitted, {}, {**report, "nodes_after": len(emitted.graph)})
 
 
 def _input(known: Mapping[str, ir.Value], name: str) -> ir.Value:

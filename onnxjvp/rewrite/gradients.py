@@ -100,6 +100,7 @@ def hvp(
         first, first.report["wrt"], list(grads.values()), target=target, quantized=quantized
     )
     task.nodes_before = first.report["nodes_before"]
+    task.before = first.card.get("before")
     task.shared = first.report.get("shared", 0)
     count = task.count(directions)
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -14,6 +15,7 @@ from onnxjvp.passes.emit import End
 from onnxjvp.passes.linearize import Program, program_of
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.rewritten import Rewritten
+from onnxjvp.rewrite.states import add_states
 from onnxjvp.rewrite.task import Count, Task
 
 
@@ -42,12 +44,14 @@ def linearize(
     links: Path | None = None,
     target: str = "portable",
     quantized: str | None = None,
+    states: bool = False,
 ) -> Linearized:
     """Models that linearise at x once and then apply J and Jᵀ to any number of directions.
 
     Args:
       model, wrt, outputs, directions, opset, links, quantized: as for `jvp`; directions are those
         of both maps.
+      states: as for `jvp`; outputs of `primal`.
     Returns:
       Three models, see `Linearized`. `runtime.LinearizedSession` runs them together.
     Raises: as `vjp`.
@@ -62,7 +66,7 @@ def linearize(
         return _Cut(task, directions)
 
     # a task is spent by what it emits: the same model read thrice is cut in the same places
-    return Linearized(cut().primal(), cut().apply("jvp"), cut().apply("vjp"))
+    return Linearized(cut().primal(states), cut().apply("jvp"), cut().apply("vjp"))
 
 
 def _reached(values: Iterable[ir.Value], nodes: Iterable[ir.Node]) -> set[ir.Value]:
@@ -134,14 +138,15 @@ class _Cut:
                 sized.update(node.outputs)
         return sized
 
-    def primal(self) -> Rewritten:
+    def primal(self, states: bool) -> Rewritten:
         """f(x) and every residual that one of the maps reads."""
         task = self.task
+        held = add_states(task) if states else {}
         known = {*task.source.inputs, *task.source.graph.outputs}
         for value, name in self.names.items():
             if value not in known:
                 task.add_output(name, value)
-        return self._finish("primal", "residuals")
+        return self._finish("primal", "residuals", **held)
 
     def apply(self, kind: str) -> Rewritten:
         """One of the maps, reading residuals in place of x."""
@@ -169,11 +174,12 @@ class _Cut:
                 task.add_result(x, "vjp", ct, self.count)
         return self._finish("apply", kind)
 
-    def _finish(self, emit_as: str, method: str) -> Rewritten:
+    def _finish(self, emit_as: str, method: str, **more: Any) -> Rewritten:
         return self.task.finish(
             emit_as,
             layout="linearized",
             method=method,
             directions=self.directions,
             residuals=list(self.names.values()),
+            **more,
         )

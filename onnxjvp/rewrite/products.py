@@ -17,6 +17,7 @@ from onnxjvp.passes.clone import stack
 from onnxjvp.passes.linearize import analyse, live_inputs, replay
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.rewritten import Rewritten
+from onnxjvp.rewrite.states import add_states
 from onnxjvp.rewrite.task import Count, Task
 
 
@@ -31,6 +32,7 @@ def jvp(
     links: Path | None = None,
     target: str = "portable",
     quantized: str | None = None,
+    states: bool = False,
 ) -> Rewritten:
     """A model that computes f(x) and the Jacobian-vector product J u, in tangent form.
 
@@ -48,6 +50,9 @@ def jvp(
       quantized: what becomes of activations that are quantised, whose derivative is zero almost
         everywhere. None refuses them; "straight-through" passes rounding over: inside its range
         QuantizeLinear has the slope 1/scale, outside 0.
+      states: also give out what the derivative holds, the code of the region of x: per node that
+        compares (activations, windows, conditions, roundings) an output NODE_state with an element
+        per unit, a mask, an index or a step. `names["states"]` maps nodes to them.
     Returns:
       A model with an input `x_u` per variable (shape and dtype of x) and an output `y_jvp` per
       output (shape and dtype of y). Units of y_jvp: output · direction / variable.
@@ -66,7 +71,8 @@ def jvp(
     for y, tangent in zip(task.outputs, program.outs, strict=True):
         assert tangent is not None
         task.add_result(y, "jvp", tangent, count)
-    return task.finish("jvp", layout="tangent", method="tangent", directions=directions)
+    held = add_states(task) if states else {}
+    return task.finish("jvp", layout="tangent", method="tangent", directions=directions, **held)
 
 
 def vjp(
@@ -79,11 +85,12 @@ def vjp(
     links: Path | None = None,
     target: str = "portable",
     quantized: str | None = None,
+    states: bool = False,
 ) -> Rewritten:
     """A model that computes f(x) and the vector-Jacobian product Jᵀ v, the tangent transposed.
 
     Args:
-      model, wrt, outputs, opset, links, quantized: as for `jvp`.
+      model, wrt, outputs, opset, links, quantized, states: as for `jvp`.
       cotangents: K cotangents at once, as `directions` of `jvp`.
     Returns:
       A model with an input `y_ct` per output that has a derivative and an output `x_vjp` per
@@ -98,7 +105,10 @@ def vjp(
     task.add_cotangents(program.seeds, count)
     for x, ct in task.reached(program):
         task.add_result(x, "vjp", ct, count)
-    return task.finish("vjp", layout="transposed", method="transposed", directions=cotangents)
+    held = add_states(task) if states else {}
+    return task.finish(
+        "vjp", layout="transposed", method="transposed", directions=cotangents, **held
+    )
 
 
 def clone(
@@ -114,11 +124,12 @@ def clone(
     links: Path | None = None,
     target: str = "portable",
     quantized: str | None = None,
+    states: bool = False,
 ) -> Rewritten:
     """A model that computes f(x) and the network frozen at x, f_x, on other inputs or weights.
 
     Args:
-      model, wrt, outputs, directions, given, opset, links, quantized: as for `jvp`.
+      model, wrt, outputs, directions, given, opset, links, quantized, states: as for `jvp`.
       layout: "split" (three streams of the tangent program), "stacked" (x, u and 0 in one tripled
         batch, the paper's), or "auto" (split, which came out ahead on most networks on a CPU;
         stacked for the target "cuda").
@@ -155,8 +166,9 @@ def clone(
             task.add_result(y, "u", op.Add(bias, along_u), count)
             task.add_result(y, "0", bias)
             task.add_result(y, "jvp", along_u, count)
-        return task.finish("clone", **settings)
-    return _stacked(task, count, given, settings)
+        held = add_states(task) if states else {}
+        return task.finish("clone", **settings, **held)
+    return _stacked(task, count, given, settings, states)
 
 
 def _stacked(
@@ -164,6 +176,7 @@ def _stacked(
     count: Dim | None,
     given: Mapping[str, ArrayLike] | None,
     settings: Mapping[str, Any],
+    states: bool,
 ) -> Rewritten:
     op = task.op
     if isinstance(count, ir.SymbolicDim):
@@ -196,7 +209,11 @@ def _stacked(
             products = [op.Sub(v, at_0) for v in others]
         task.add_result(y, "jvp", _joined(op, products, count), count)
     moved = {v: frozen.primal(v) for v in task.source.graph.outputs}
-    return task.finish("clone", moved=moved, **settings)
+    held = {}
+    if states:
+        touched = (v for r in liveness.regions for v in (*r.inputs, *r.outputs) if v is not None)
+        held = add_states(task, {v: frozen.primal(v) for v in touched})
+    return task.finish("clone", moved=moved, **settings, **held)
 
 
 def _joined(op: Ops, values: Sequence[ir.Value], count: Dim | None) -> ir.Value:

@@ -12,9 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxjvp.graph.save import save
-
-#: the key of `metadata_props` under which a rewritten model describes itself, in JSON
-METADATA_KEY = "onnxjvp"
+from onnxjvp.rewrite.card import amend_card, read_card, source_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,25 @@ class Rewritten:
     model: ir.Model
     names: Mapping[str, Any]
     report: Mapping[str, Any]
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What the model says of itself in its metadata; see docs/model_card.md."""
+        return read_card(self.model) or {}
+
+    def record(
+        self, source: str | os.PathLike[str], check: Mapping[str, Any] | None = None
+    ) -> None:
+        """Put the file that the model was made of into its card, and how a check went.
+
+        Args:
+          source: a path; its name, size and SHA-256 are recorded, of files of external data name
+            and size, and with `check` their SHA-256 too.
+          check: `Report.summary()` of `onnxjvp.verification.verify`.
+        Cost: about 1 s for every GB that is hashed.
+        """
+        origin = source_of(source, self.model, data=check is not None)
+        amend_card(self.model, source=origin, **({} if check is None else {"check": dict(check)}))
 
     def proto(self) -> onnx.ModelProto:
         """The model as a ModelProto (at most 2 GiB; `save` has no limit)."""

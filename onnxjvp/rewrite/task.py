@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from onnxjvp.errors import InputError, UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim, Dims
 from onnxjvp.graph.files import is_placeholder
+from onnxjvp.graph.fixed import check_free, mark_variables
 from onnxjvp.graph.load import AnyModel, load
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.opset import opset_of
@@ -26,10 +26,11 @@ from onnxjvp.graph.regions import of_node
 from onnxjvp.passes.batch import batch
 from onnxjvp.passes.emit import End, emit, taken_names
 from onnxjvp.passes.linearize import Liveness, Program, linearize
-from onnxjvp.rewrite.rewritten import METADATA_KEY, Rewritten
+from onnxjvp.rewrite.card import read_card, write_card
+from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rules.kinds import StraightThrough
 from onnxjvp.rules.registry import RULES
-from onnxjvp.targets import lower, named
+from onnxjvp.targets import check, lower, named
 
 #: how many directions at once: no axis for them, so many, or a dynamic dimension of that name
 Count = int | str | None
@@ -54,12 +55,17 @@ class Task:
         given = model.model if isinstance(model, Rewritten) else model
         self.target = target
         self.source = load(given, opset=opset, links=links)
+        #: the card of a model that is rewritten again
+        self.before = read_card(self.source.model)
         self.quantized = _treatment(quantized)
         if self.quantized is not None:
             pass_straight_through(self.source.graph)
-        self.nodes_before = len(self.source.graph)
+        self._own = frozenset(self.source.graph)
+        self.nodes_before = len(self._own)
         self.op = Ops(self.source.shapes, self.source.graph)
         self.variables = variables(self.source, wrt)
+        check_free(self.source.model, self.variables)
+        mark_variables(self.variables)
         self.outputs = _outputs(self.source.graph, outputs)
         self._chosen = outputs is not None
         self.excluded: dict[str, str] = {}
@@ -160,6 +166,9 @@ class Task:
             self.shared += lower(self.op, self.target, held=held, graph=graph, outputs=ends)
         self._lowered = True
 
+    def _judge(self, nodes: Iterable[ir.Node]) -> None:
+        check(self.target, nodes, opset_of(self.source.model), self._own)
+
     def _unchanged(self, moved: Mapping[ir.Value, ir.Value]) -> list[End]:
         """The original outputs; `moved` says which values stand for some of them now."""
         declared = self.source.declared
@@ -229,6 +238,10 @@ class Task:
         """A result that the model had already."""
         self._names["results"].setdefault(of.name or "", {})[form] = name
 
+    def name_states(self, states: dict[str, str]) -> None:
+        """By node, the outputs that hold what it compares."""
+        self._names["states"] = states
+
     def add_output(self, name: str, value: ir.Value) -> None:
         """Another output that is no derivative."""
         self._results.append(End(name, value, None))
@@ -262,6 +275,8 @@ class Task:
         """An output NAME_form, in the shape of `of` behind the axis of directions."""
         name = self.fresh(f"{of.name}_{form}")
         self._names["results"].setdefault(of.name or "", {})[form] = name
+        if value.dtype is None and of.dtype is not None:  # behind sizes that nothing is known of; an output needs one
+            value.dtype = of.dtype
         self._results.append(End(name, value, shape or self._declared(of, count)))
 
     def _declared(self, value: ir.Value, count: Dim | None) -> ir.Shape | None:
@@ -306,13 +321,12 @@ class Task:
             **({"shared": self.shared} if self.shared else {}),
             **more,
         }
-        description = {"version": __version__, **report, **self._names}
         outputs = [*self._unchanged(moved or {}), *self._results]
-        emitted = emit(source, self.op, self._inputs, outputs)
-        emitted.metadata_props[METADATA_KEY] = json.dumps(description, ensure_ascii=False)
+        opset = opset_of(source.model)
+        emitted = emit(source, self.op, self._inputs, outputs, judge=self._judge)
+        write_card(emitted, self._names, {**report, "opset": opset}, self.before)
         emitted.producer_name, emitted.producer_version = "onnxjvp", __version__
         sizes = {"nodes_before": self.nodes_before, "nodes_after": len(emitted.graph)}
-        opset = opset_of(source.model)
         found = {"cuts": list(self.cuts), "expanded": list(self.expanded)}
         return Rewritten(emitted, self._names, {**report, "opset": opset, **found, **sizes})
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from onnxjvp.graph.fixed import fixed
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region
 from onnxjvp.graph.shapes import constant
@@ -310,7 +311,7 @@ def pow_exponent_slope(op: Ops, region: Region) -> ir.Value:
 @elementwise("Pow", pow_exponent_slope, source="ONNX Pow-15; e x^(e−1), and y ln x in the exponent")
 def pow_slope(op: Ops, region: Region) -> ir.Value:
     x, exponent = region.operand(0), region.operand(1)
-    value = constant(exponent)
+    value = fixed(exponent)
     if value is not None and value.size == 1:
         e = float(value.reshape(()) if value.ndim == 0 else value.reshape(-1)[0])
         if e == 2:

@@ -10,7 +10,7 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.ops import INT64, Ops
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import Linear, Tangents
-from onnxjvp.rules.registry import linear, linear_push, pushed, register, selection
+from onnxjvp.rules.registry import holds, linear, linear_push, pushed, register, selection
 from onnxjvp.rules.transposes.table import add_at
 
 linear("Compress", source="ONNX Compress-11; linear in X")
@@ -44,6 +44,12 @@ def one_hot_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Val
     hot = op.like(region.node, [*region.inputs[:2], marks])[0]
     off, on = (op.Gather(t, op.const(k, INT64), axis=0) for k in (0, 1))
     return [op.Where(op.Equal(hot, op.const(1, like=hot)), on, off)]
+
+
+@holds("OneHot")
+def one_hot_holds(region: Region) -> set[int]:
+    """Where the ones stand, and how many places there are, are whole numbers in any dtype."""
+    return {0, 1}
 
 
 def range_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:

@@ -353,11 +353,26 @@ def lrn_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value |
 
 
 def _channel_window(op: Ops, x: ir.Value, size: int) -> Callable[[ir.Value], ir.Value]:
-    """Sum over the window of channels around each, as a Conv with a band of ones."""
+    """Sum over the window of channels around each, as a Conv with a band of ones.
+
+    Of an unknown number of channels, as a Conv along them, each a row of an image.
+    """
     channels = dims.of(x)[1]
-    if not isinstance(channels, int):
-        raise RefusedError("its number of channels is not known")
     before, after = (size - 1) // 2, size // 2
+    if not isinstance(channels, int):
+        ones = op.const(np.ones((1, 1, size, 1)), like=x)
+        n, c, *image = dims.of(x)
+        parts = (op.as_tensor((n,)), op.ints([1]), op.as_tensor((c,)), op.volume(image))
+        rows, shape = op.Concat(*parts, axis=0), op.as_tensor(dims.of(x))
+
+        def along(value: ir.Value) -> ir.Value:
+            image_of_rows = op.Reshape(value, rows, allowzero=1)
+            found = op.Conv(image_of_rows, ones, pads=[before, 0, after, 0])
+            out = op.Reshape(found, shape, allowzero=1)
+            out.shape = x.shape
+            return out
+
+        return along
     offset = np.arange(channels)[None, :] - np.arange(channels)[:, None]
     band = (offset >= -before) & (offset <= after)
     weight = op.const(band.reshape(channels, channels, *[1] * (rank(x) - 2)), like=x)

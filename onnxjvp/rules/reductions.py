@@ -19,7 +19,7 @@ linear("ReduceSum ReduceMean", source="ONNX ReduceSum-13, ReduceMean-18; linear 
 # -- one axis instead of several ---------------------------------------------------------------
 
 
-class _Flat:
+class Flat:
     """Values of the shape of a reduction's operand with all reduced axes as the last, [kept…, n].
 
     Where the axes are known at run time only, every axis becomes two first, one of which is 1:
@@ -89,7 +89,7 @@ def _axes_in_pairs(op: Ops, x: ir.Value, axes: ir.Value, noop: bool) -> ir.Value
 
 @selection("ReduceMax ReduceMin", source="ONNX ReduceMax-18; the first extreme element")
 def reduce_extreme_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    t, flat = tangents[0], _Flat(op, region)
+    t, flat = tangents[0], Flat(op, region)
     assert t is not None
     if not flat.axes:
         return [t]
@@ -110,7 +110,7 @@ def reduce_extreme_push(op: Ops, region: Region, tangents: Tangents) -> Sequence
 
 @pushed("ReduceProd", source="ONNX ReduceProd-18; Σᵢ tᵢ Πⱼ xⱼ over j ≠ i, without a division")
 def reduce_prod_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    t, flat = tangents[0], _Flat(op, region)
+    t, flat = tangents[0], Flat(op, region)
     assert t is not None
     if not flat.axes:
         return [t]

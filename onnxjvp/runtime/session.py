@@ -12,7 +12,7 @@ import re
 import tempfile
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +21,7 @@ import onnx
 
 from onnxjvp.errors import InvalidModelError, MissingDependencyError, UsageError
 from onnxjvp.graph.files import is_placeholder, refuse_data_outside
+from onnxjvp.runtime.deadline import stopped_after
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
 from onnxjvp.runtime.settings import Provider, resolve_providers, session_options, with_graph
 
@@ -80,6 +81,7 @@ class Loaded:
             )
         except _failures(ort) as error:
             raise InvalidModelError(_load_message(model, error)) from error
+        self._ort = ort
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = 4
         #: for runs beside a CUDA graph: neither recorded nor repeated, in new memory. Bound runs
@@ -111,10 +113,19 @@ class Loaded:
         args = {arg.name: arg for arg in self._session.get_inputs()}
         return _spec(args[name], "input")
 
-    def run(self, wanted: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
+    def run(
+        self, wanted: Sequence[str], feeds: Mapping[str, Array], seconds: float | None = None
+    ) -> list[Array]:
         """Values of the outputs wanted, in that order; the feeds have been checked."""
-        with _as_invalid_model():
-            values: list[Array] = self._session.run(list(wanted), dict(feeds), self._quiet)
+        options = self._quiet
+        watch: AbstractContextManager[None] = nullcontext()
+        if seconds is not None:
+            options = self._ort.RunOptions()  # of this run alone: others are not to be stopped
+            options.log_severity_level = 4
+            watch = stopped_after(seconds, options)
+        values: list[Array]
+        with watch, _as_invalid_model():
+            values = self._session.run(list(wanted), dict(feeds), options)
         return values
 
     def hold(self, array: Array) -> Held:
@@ -228,6 +239,11 @@ class Binding:
 class Session:
     """A model loaded in onnxruntime.
 
+    One session may be used by several threads at once: `run` keeps nothing between calls, every
+    call returns arrays of its own, and what is fed must only not change while a call is running.
+    A `Binding` belongs to one thread at a time; any number of them can be made of one session,
+    each with memory of its own. With `cuda_graph` the session itself belongs to one thread.
+
     Args:
       model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`, of any size.
       providers: names such as "cpu" or "cuda", or onnxruntime's own, each alone or with its
@@ -271,16 +287,23 @@ class Session:
         self.outputs = self._loaded.outputs()
 
     def run(
-        self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None
+        self,
+        feeds: Mapping[str, Array],
+        outputs: Sequence[str] | None = None,
+        *,
+        seconds: float | None = None,
     ) -> dict[str, Array]:
-        """Evaluates the model.
+        """Evaluates the model. Any number of threads may call it at once.
 
         Args:
           feeds: one array per input, of its dtype and a shape that fits.
           outputs: names of the outputs wanted; None means all.
+          seconds: of time that the run may take; it is stopped between two operators, so that
+            one operator may still take longer. None: any.
         Raises:
           InputError: arrays do not fit the inputs; every problem is listed.
           UsageError: an output that the model does not have.
+          DeadlineError: it took longer than it may.
           InvalidModelError: onnxruntime failed while running.
         """
         known = [spec.name for spec in self.outputs]
@@ -288,7 +311,7 @@ class Session:
         if unknown := [name for name in wanted if name not in known]:
             raise UsageError("; ".join(no_such("output", name, known) for name in unknown))
         check_feeds(self.inputs, feeds)
-        return dict(zip(wanted, self._loaded.run(wanted, feeds), strict=True))
+        return dict(zip(wanted, self._loaded.run(wanted, feeds, seconds), strict=True))
 
     def bind(self, feeds: Mapping[str, Array]) -> Binding:
         """The model with its inputs held where it computes, to run without copies.
@@ -328,6 +351,16 @@ def _onnxruntime() -> types.ModuleType:
         ) from error
     module: types.ModuleType = onnxruntime
     return module
+
+
+def installed() -> tuple[str, tuple[str, ...]]:
+    """onnxruntime's version, and the providers that it was built with, whether they load or not.
+
+    Raises:
+      MissingDependencyError: there is none, or it cannot be imported (the cause says why).
+    """
+    ort = _onnxruntime()
+    return str(ort.__version__), tuple(ort.get_available_providers())
 
 
 def _failures(ort: types.ModuleType) -> tuple[type[Exception], ...]:

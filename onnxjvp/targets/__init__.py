@@ -1,4 +1,9 @@
-"""What a runtime runs fastest: the portable form rewritten for one target, after all passes."""
+"""The portable form rewritten for one target, after all passes.
+
+Some targets have forms that run faster there (cpu.py, recurrent.py); every target with a table
+(tables/, runtimes.py) has the nodes that its runtime cannot run taken apart (lowerings/), and
+what is left of them named (lint.py).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,9 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
-from onnxjvp.targets import cpu, dense, recurrent
+from onnxjvp.targets import cpu, dense, lowerings, recurrent
+from onnxjvp.targets.lint import Finding, findings, refuse
+from onnxjvp.targets.runtimes import Runtime, runtime
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,12 @@ class Target:
     layout: str = "split"
     #: whether products with one weight run as one, those of the model itself among them
     shares: bool = False
+    #: whose table says what it can run; None: whatever ONNX has
+    table: str | None = None
+
+    @property
+    def runtime(self) -> Runtime | None:
+        return None if self.table is None else runtime(self.table)
 
 
 def _as_it_is(op: Ops, held: bool) -> None:
@@ -30,9 +43,13 @@ def _as_it_is(op: Ops, held: bool) -> None:
 
 TARGETS = {
     "portable": Target(_as_it_is),
-    "cpu": Target(cpu.lower, shares=True),
+    "cpu": Target(cpu.lower, shares=True, table="cpu"),
     # a GPU is fed by large tensors, and has no layout that folding would leave
-    "cuda": Target(_as_it_is, layout="stacked"),
+    "cuda": Target(_as_it_is, layout="stacked", table="cuda"),
+    "web": Target(_as_it_is, table="web"),
+    "mobile": Target(_as_it_is, table="mobile"),
+    "openvino": Target(_as_it_is, table="openvino"),
+    "tensorrt": Target(_as_it_is, layout="stacked", table="tensorrt"),
 }
 
 
@@ -59,10 +76,33 @@ def lower(
     chosen = named(target)
     chosen.lower(op, held)
     changed = 0
+    if chosen.runtime is not None:
+        changed += lowerings.lower(op, chosen.runtime, graph)
     if chosen.shares and graph is not None:
         changed = dense.share(op, graph, outputs) + recurrent.join(op, graph, outputs)
     op.nodes[:] = in_order(op.nodes, op.linear)
     return changed
+
+
+def check(target: str, nodes: Iterable[ir.Node], opset: int, own: Collection[ir.Node]) -> None:
+    """
+    Args:
+      nodes: all of a model that is to be written, with their dtypes.
+      own: those of the model as it was given.
+    Raises:
+      TargetError: the target's runtime cannot run some of them; all are listed.
+    """
+    chosen = named(target).runtime
+    if chosen is not None:
+        refuse(chosen, findings(chosen, nodes, min(opset, chosen.opsets[1]), own))
+
+
+def unfit(target: str, nodes: Iterable[ir.Node], opset: int) -> list[Finding]:
+    """What of a model as it was given the target's runtime cannot run."""
+    chosen, every = named(target).runtime, list(nodes)
+    if chosen is None:
+        return []
+    return findings(chosen, every, min(opset, chosen.opsets[1]), set(every))
 
 
 def in_order(nodes: Sequence[ir.Node], linear: Collection[ir.Value]) -> list[ir.Node]:

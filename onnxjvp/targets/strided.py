@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxjvp.graph.fixed import fix
 from onnxjvp.graph.ops import Ops, dim
 from onnxjvp.graph.shapes import constant
 from onnxjvp.rules.transposes.convolution import turned
@@ -144,6 +145,7 @@ def _by_phases(op: Ops, x: ir.Value, w: ir.Value, axes: list[Along]) -> ir.Value
     behind = [more - first for more, (first, _) in zip(longer, reaches, strict=True)]
     if min(*before, *behind) < 0:
         return None
+    fix(w)
     flat = kernel.reshape(stride * stride * c, m, *sizes)
     phases = op.Conv(x, op.const(flat, like=w), pads=[*before, *behind])
     whole = op.DepthToSpace(phases, blocksize=stride, mode="DCR")

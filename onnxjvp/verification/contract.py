@@ -73,11 +73,18 @@ class Contract:
             )
         try:
             data = json.loads(text)
+            while data["emit"] == "fix" and "before" in data:  # sizes only: the names still hold
+                data = data["before"]
             if (emit := data["emit"]) in _HALVES:
                 raise UsageError(
                     "A half of a model that was linearised once cannot be verified alone: its "
                     "residuals have no meaning of their own. Rewrite the original with --emit jvp "
                     "or vjp, which make the same derivative in one file, and verify that."
+                )
+            if emit == "fix":
+                raise UsageError(
+                    "`onnxjvp fix` adds no derivatives, so there is nothing to verify in its file. "
+                    "Rewrite that file, and verify the result against it."
                 )
             if emit not in FORMS:
                 raise UsageError(

@@ -76,6 +76,17 @@ class Report:
         found = {row.status for row in self.rows}
         return "failed" not in found and "passed" in found
 
+    def summary(self) -> dict[str, Any]:
+        """For a model card: the verdict, and the worst error of each engine, rounded up."""
+        status = [row.status for row in self.rows]
+        worst = {
+            where: _rounded_up(max(found))
+            for where in ("float64", "runtime")
+            if (found := [r.relative for r in self.rows if r.where == where and r.relative])
+        }
+        counts = {each: status.count(each) for each in dict.fromkeys(status)}
+        return {"passed": self.passed, "oracle": self.oracle, "checks": counts, "worst": worst}
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON, which has no infinity and no NaN: those become strings."""
         rows = [{key: _plain(value) for key, value in asdict(row).items()} for row in self.rows]
@@ -189,6 +200,14 @@ def _norm(values: Array) -> float:
     if largest == 0.0 or not math.isfinite(largest):
         return largest
     return largest * float(np.sqrt(np.sum(np.square(values / largest))))
+
+
+def _rounded_up(value: float) -> float | str:
+    """To one digit: the others depend on the machine."""
+    if not math.isfinite(value):
+        return str(value)
+    digit, exponent = f"{value:e}".split("e")
+    return float(f"{math.ceil(float(digit))}e{exponent}")
 
 
 def _plain(value: Any) -> Any:

@@ -200,7 +200,10 @@ def test_a_mask_is_one_in_every_dtype(dtype):
 
 #: trained tensors of every model, and their elements, counted by hand from the script it is from
 COUNTS = {
+    "cart_pole": (7, 1384),  # the scale of a step looks like a trained one
+    "cluster_energy": (6, 1889),  # not the Gaussians' centres
     "diabetes_mlp": (6, 897),  # not the mean and the deviation of the inputs
+    "digits_autoencoder": (12, 13064),
     "digits_cnn": (16, 23114),  # 5 layers and 3 normalisations
     "digits_keras": (11, 16682),  # one of two normalisations is folded
     "digits_rnn": (6, 3274),  # the first state too

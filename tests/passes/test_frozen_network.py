@@ -113,16 +113,15 @@ def test_dynamic_dimensions_keep_their_names(model_file: str) -> None:
 def test_a_batch_is_so_many_single_rows(model_file: str) -> None:
     """Rows do not leak into each other, nor lanes: where the batch is free, one row at a time."""
     x = point(model_file)
-    (name,) = x
     if isinstance(shape_of(inputs_of(onnx.load(model_file))[0])[0], int):
         return
     u = direction(x)
     result = clone(model_file, layout="stacked")
     run = Evaluator(result.proto()).run
-    whole = run(_seeded(result, x, u))
-    seed = result.names["seeds"][name]
-    for row in range(len(x[name])):
-        one = run({name: x[name][row : row + 1], seed: u[name][row : row + 1]})
+    feeds = _seeded(result, x, u)
+    whole = run(feeds)
+    for row in range(len(next(iter(x.values())))):
+        one = run({name: array[row : row + 1] for name, array in feeds.items()})
         for output, value in whole.items():
             assert_close(one[output][0], value[row], EXACT, output, float(np.abs(value).max()))
 

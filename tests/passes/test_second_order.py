@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import pytest
@@ -20,8 +22,9 @@ from helpers import (
 from onnx import numpy_helper
 from trained import direction, point
 
+from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.oracle import Evaluator, directional_derivative
-from onnxjvp.rewrite import Rewritten, jvp, vjp
+from onnxjvp.rewrite import Rewritten, hvp, jvp, vjp
 
 EXACT = TOLERANCES["float64"]
 SMOOTH = ["diabetes_mlp.onnx", "digits_transformer.onnx"]
@@ -249,3 +252,85 @@ def test_compositions_keep_dynamic_dimensions(layout: str) -> None:
     for info in (*proto.graph.input, *proto.graph.output):
         first = info.type.tensor_type.shape.dim[0]
         assert first.dim_param == "N", info.name
+
+
+# -- constants that slopes are recorded with ---------------------------------------------------
+
+Make = Callable[[], onnx.ModelProto]
+
+
+def _powers() -> onnx.ModelProto:
+    """Σ (xᵖ)^q: where nobody differentiates in p and q, slopes are recorded with their numbers."""
+    return onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (double[3] x) => (double[1] y)
+        <double[1] p = {3.0}, double[1] q = {2.0}>
+        { a = Pow(x, p)  b = Pow(a, q)  y = ReduceSum<keepdims=1>(b) }"""
+    )
+
+
+def _resized() -> onnx.ModelProto:
+    """A cubic Resize by a factor of exactly one along an axis that is known to be constant."""
+    return onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 18]> g (double[5, 4] x) => (double[1] y)
+        <float[2] s = {1.0, 2.0}, int64[1] one = {1}>
+        { r = Resize<mode="cubic">(x, , s)  c = Mul(r, r)
+          k = ReduceSum<keepdims=0>(c)  y = Reshape(k, one) }"""
+    )
+
+
+@pytest.mark.parametrize("wrt", [["x", "p"], ["p", "q"], ["x", "p", "q"]], ids="-".join)
+def test_hessians_in_what_a_slope_would_take_for_a_number(wrt: list[str]) -> None:
+    x = {"x": np.array([0.5, 1.5, 1.2]), "p": np.array([3.0]), "q": np.array([2.0])}
+    rng = np.random.default_rng(5)
+    u = {k: rng.standard_normal(x[k].shape) if k in wrt else np.zeros_like(x[k]) for k in x}
+    made = hvp(_powers(), wrt)
+    seeds = {name: u[k] for k, name in made.names["seeds"].items()}
+    values = Evaluator(checked(made)).run({"x": x["x"], **seeds})
+
+    def gradient(t: float) -> Values:
+        base, e, f = (x[k] + t * u[k] for k in "xpq")
+        power = base ** (e * f)
+        along = {
+            "x": e * f * base ** (e * f - 1),
+            "p": np.sum(f * np.log(base) * power, keepdims=True),
+            "q": np.sum(e * np.log(base) * power, keepdims=True),
+        }
+        return {k: along[k] for k in wrt}
+
+    ahead, behind = gradient(1e-5), gradient(-1e-5)
+    for k in wrt:
+        found = values[made.names["results"][k]["hvp"]]
+        assert_close(found, (ahead[k] - behind[k]) / 2e-5, 1e-8, f"H u in {k}")
+
+
+def test_hessian_in_scales_of_one() -> None:
+    """Symmetric: where the image meets the scale, two rules that share nothing have to agree.
+
+    Differences would jump: at a scale of one the number of rows does.
+    """
+    made = hvp(_resized(), ["x", "s"])
+    assert set(made.names["results"]) == {"x", "s"}
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((5, 4))
+    ends = [{"x": rng.standard_normal((5, 4)), "s": rng.standard_normal(2)} for _ in "uw"]
+    products = []
+    for u in ends:
+        seeds = {made.names["seeds"][k]: u[k] for k in u}
+        values = Evaluator(checked(made)).run({"x": x, **seeds})
+        products.append({k: values[made.names["results"][k]["hvp"]] for k in u})
+    sides = [
+        sum(float(np.sum(products[i][k] * ends[1 - i][k])) for k in ("x", "s")) for i in (0, 1)
+    ]
+    mixed = float(np.sum(products[0]["s"] * ends[1]["s"]))
+    assert abs(mixed) > 1e-3
+    assert abs(sides[0] - sides[1]) <= 1e-6 * max(map(abs, sides))
+
+
+@pytest.mark.parametrize("make, name", [(_powers, "p"), (_resized, "s")], ids=["Pow", "Resize"])
+def test_a_file_made_for_a_number_is_not_differentiated_in_it(make: Make, name: str) -> None:
+    first = vjp(make(), ["x"])
+    with pytest.raises(UnsupportedOpError, match=f"'{name}' had"):
+        jvp(first.proto(), [name])
+    again = jvp(vjp(first.proto(), ["x"]).proto(), ["x"])  # it is not forgotten on the way
+    with pytest.raises(UnsupportedOpError, match=f"'{name}' had"):
+        jvp(again.proto(), ["x", name])

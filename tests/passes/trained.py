@@ -10,6 +10,9 @@ import onnx
 from helpers import Array, Values, shape_of
 
 BATCH = 3
+_TURN = 2 * np.pi * np.arange(7) / 7
+#: atoms as far apart as they are in a cluster
+_HEPTAGON = np.stack([1.3 * np.cos(_TURN), 1.3 * np.sin(_TURN), 0 * _TURN], axis=1)
 
 
 def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -35,6 +38,10 @@ def _plausible(
         return rng.uniform(0.0, 1.0, shape)
     if stem.startswith("diabetes"):
         return 0.05 * rng.standard_normal(shape)
+    if stem == "cart_pole":
+        return 0.5 * rng.standard_normal(shape)
+    if stem == "cluster_energy":
+        return _HEPTAGON + 0.05 * rng.standard_normal(shape)
     (scaler,) = (node for node in model.graph.node if node.op_type == "Scaler")
     given = {attribute.name: np.array(attribute.floats) for attribute in scaler.attribute}
     return given["offset"] + rng.standard_normal(shape) / given["scale"]

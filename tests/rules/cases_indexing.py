@@ -113,6 +113,12 @@ CASES += [
     OpCase("OneHot, a depth of rank 1", f"y = {_ONE_HOT}", {"v": (2,)}, {**_CLASSES, "d": ints(3)}),
     OpCase("OneHot, fed", f"y = {_ONE_HOT}", {"v": (2,), **_CLASSES}),
     OpCase(
+        "OneHot of indices and a depth that are floats",
+        "z = Mul(x, zero)\ni = Add(z, at)\nd = ReduceSum<keepdims=0>(i)\ny = OneHot(i, d, v)",
+        {"x": (3,), "v": (2,)},
+        {"zero": np.array(0.0), "at": np.array([0.0, 2.0, 1.0])},
+    ),
+    OpCase(
         "OneHot beside x",
         "i = ArgMax<axis=1, keepdims=0>(x)\nh = OneHot(i, d, v)\ny = Mul(x, h)",
         {"x": ("N", 4)},

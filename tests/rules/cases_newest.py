@@ -43,3 +43,38 @@ CASES = [
     )
     for call, inputs, params, draw in _ROWS
 ]
+
+# -- CausalConvWithState -----------------------------------------------------------------------
+
+
+def _causal(
+    name: str, call: str, inputs: dict[str, Input], declared: dict[str, tuple[int | str, ...]]
+) -> OpCase:
+    return OpCase(
+        f"CausalConvWithState {name}",
+        f"y, s = CausalConvWithState{call}",
+        inputs,
+        outputs=("y", "s"),
+        declared=declared,
+        sizes={"N": 2, "C": 3, "L": 4, "k": 3, "k1": 2},
+        single=True,
+        opset=27,
+        no_runtime=_UNKNOWN,
+        evaluated=_UNKNOWN,
+    )
+
+
+_FIXED: dict[str, Input] = {"x": ("N", 3, "L"), "w": (3, 1, 3)}
+#: of these onnx has no definition: it needs the number of channels
+_FREE: dict[str, Input] = {"x": ("N", "C", "L"), "w": ("C", 1, "k")}
+_STATE: dict[str, tuple[int | str, ...]] = {"y": ("N", "C", "L"), "s": ("N", "C", "k1")}
+CASES += [
+    _causal("of a number of channels", "(x, w)", _FIXED, {"y": ("N", 3, "L"), "s": ("N", 3, 2)}),
+    _causal("of any number of channels", "(x, w)", _FREE, _STATE),
+    _causal(
+        "of any number of channels, from a past",
+        "<activation='silu'>(x, w, b, p)".replace("'", '"'),
+        {**_FREE, "b": ("C",), "p": ("N", "C", "k1")},
+        _STATE,
+    ),
+]

@@ -216,6 +216,16 @@ CASES += [
         {"x": ("N", 4, "H", "W")},
         sizes={"N": 2, "H": 2, "W": 3},
     ),
+    *(
+        OpCase(
+            f"LRN of any number of channels, size {size}",
+            f"y = LRN<size={size}, alpha=0.5>(x)",
+            {"x": ("N", "C", 2, 2)},
+            sizes={"N": 2, "C": 5},
+            no_runtime="" if size % 2 else "onnxruntime's LRN takes odd sizes only",
+        )
+        for size in (3, 4)
+    ),
 ]
 
 # -- RMSNormalization --------------------------------------------------------------------------

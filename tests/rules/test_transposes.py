@@ -147,7 +147,6 @@ def test_fixed_sizes_give_the_same(case: OpCase) -> None:
 
 #: cases that are refused where no size of an input is known
 NEEDS_SIZES = {
-    **{case.name: "its channels" for case in CASES if case.name.startswith("LRN")},
     "UnfoldTensor": "the length that it cuts up",
     **dict.fromkeys(
         (

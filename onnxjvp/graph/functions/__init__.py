@@ -3,6 +3,7 @@
 from onnxjvp.graph.functions import (  # noqa: F401
     activations,
     attention,
+    causal_convolution,
     crops,
     experts,
     flex_attention,

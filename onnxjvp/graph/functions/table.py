@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxjvp.graph.dims import UnknownTypeError
+from onnxjvp.graph.fixed import stand_in
 from onnxjvp.graph.functions.schema import has_definition, record_definition
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region, of_node
@@ -76,6 +77,7 @@ def traced(region: Region, shapes: Shapes) -> tuple[Ops, Outs, Outs]:
     for value in region.inputs:
         if value is not None and value not in stand_ins:
             copied = ir.Value(name=value.name, shape=value.shape, type=value.type)
+            stand_in(copied, value)
             if constant(value) is not None:
                 copied.const_value = ir.convenience.get_const_tensor(value)
             shapes.put(copied, None, content=shapes.content(value))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.dims import Dims
 
 BOOL, INT64 = ir.DataType.BOOL, ir.DataType.INT64
@@ -22,6 +22,8 @@ def optional(node: ir.Node, index: int) -> ir.Value | None:
 
 
 def unknown(rank: int) -> Dims:
+    if rank > limits.current().rank:
+        raise ValueError(f"a tensor of {rank} axes")
     return tuple(dims.fresh() for _ in range(rank))
 
 

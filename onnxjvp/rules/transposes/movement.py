@@ -8,8 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
+from onnxjvp.graph.fixed import fixed
 from onnxjvp.graph.ops import Ops, dim, rank
-from onnxjvp.graph.shapes import constant
 from onnxjvp.rules.transposes.table import (
     Cotangents,
     jointly,
@@ -197,7 +197,9 @@ def scatter_elements(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
 def scatter_nd(op: Ops, node: ir.Node, i: int, ct: ir.Value) -> ir.Value:
     indices, updates = operand(node, 1), operand(node, 2)
     if i == 2:
-        return op.GatherND(ct, indices)
+        found = op.GatherND(ct, indices)
+        found.shape = updates.shape  # not even its rank is known where the indices' depth is not
+        return found
     if node.attributes.get_string("reduction", "none") == "add":
         return ct
     return op.ScatterND(ct, indices, op.zeros_like(updates))
@@ -276,11 +278,12 @@ def _is_identity(op: Ops, node: ir.Node, axis: int) -> bool:
     axes = _resized(node)
     if axis not in axes:
         return True
-    scales = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
     if _crops(node):
         return False
-    if scales is not None and scales.size:
-        return float(scales[axes.index(axis)]) == 1.0
+    if scales is not None and dim(scales, 0) != 0:
+        numbers = fixed(scales)
+        return numbers is not None and float(numbers[axes.index(axis)]) == 1.0
     return dim(x, axis) == dim(y, axis)
 
 

@@ -1,0 +1,427 @@
+"""The region of x of a piecewise affine network: its code, where it ends, what shares it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxjvp.analysis.jacobians import affine_parameters
+from onnxjvp.analysis.stores import Pair
+from onnxjvp.errors import InputError, UnsupportedOpError, UsageError
+from onnxjvp.graph.load import AnyModel
+from onnxjvp.inspection import Tensor
+from onnxjvp.oracle import Evaluator
+from onnxjvp.rewrite import Rewritten
+from onnxjvp.rewrite.states import boundaries
+from onnxjvp.runtime import Array, Session, TensorSpec, check_feeds
+
+Point = Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The comparisons of one node at a point.
+
+    Attributes:
+      node, operator: which node; `units` is how many comparisons (windows, choices) it has.
+      margin: how far the closest of its comparisons is from changing, in the units of what is
+        compared, of those that are not met exactly; infinity where there is none. unit: the index
+        of that one, in the code.
+      tied: how many units are met exactly: x lies on their boundary, or equal numbers (zeros behind
+        a Relu, in one window) are of equal tangents too.
+    """
+
+    node: str
+    operator: str
+    units: int
+    margin: float
+    unit: tuple[int, ...] | None
+    tied: int
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region, by a point inside.
+
+    Attributes:
+      code: what every comparison came to, by node: masks, steps, indices of what was chosen.
+      digest: SHA-256 of the code, in hexadecimal; equal codes of one model have equal ones.
+      layers: the nodes that compare, in the order of the graph.
+    """
+
+    code: dict[str, Array]
+    digest: str
+    layers: tuple[Layer, ...]
+
+    @property
+    def units(self) -> int:
+        return sum(layer.units for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where a region ends along a direction.
+
+    Attributes:
+      distance: the smallest t > 0 such that x + t u is in another region, or 0 if x lies on the
+        boundary that u leads across; infinity: there is none.
+      length: t ‖u‖, over all variables.
+      node, operator, unit: the comparison that changes first, None if none does. `unit` is its
+        index in the code of its node; of TopK the place in the order that is lost.
+      margin, rate: of that comparison; distance = margin / −rate.
+    """
+
+    distance: float
+    length: float
+    node: str | None = None
+    operator: str | None = None
+    unit: tuple[int, ...] | None = None
+    margin: float = math.inf
+    rate: float = 0.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A node whose code differs between two points: in how many of how many units."""
+
+    node: str
+    operator: str
+    units: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The comparisons of one node as arrays.
+
+    `margins` and `rates` are float64 [rivals, units]; `shape` is that of the units.
+    """
+
+    node: str
+    operator: str
+    code: Array
+    shape: tuple[int, ...]
+    margins: Array
+    rates: Array
+
+    def unit(self, place: int) -> tuple[int, ...]:
+        """Which unit an element of margins belongs to."""
+        index = place % self.margins.shape[1]
+        return tuple(int(i) for i in np.unravel_index(index, self.shape))
+
+
+class Regions:
+    """The regions of a model; see `regions`, which makes it.
+
+    Attributes:
+      report: that of the model that computes boundaries.
+      smooth: smooth nodes between the variables and the outputs: f is affine inside a region only
+        if there is none.
+      exact: whether all comparisons are of affine functions, so that boundaries are where they are
+        said to be; False only with `first_order`.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel | Rewritten,
+        wrt: Sequence[str] | None,
+        outputs: Sequence[str] | None,
+        *,
+        precise: bool,
+        first_order: bool,
+        providers: Sequence[str] | None,
+        links: Path | None,
+    ) -> None:
+        self._given = (model, wrt, outputs)
+        self._providers, self._links = providers, links
+        self._made = boundaries(*self._given, first_order=first_order, links=links)
+        self.report = self._made.report
+        self.smooth: tuple[str, ...] = tuple(self.report["smooth"])
+        self._states: list[dict[str, Any]] = self.report["comparisons"]
+        self.exact = not any(state["after"] for state in self._states)
+        if self.smooth and not self._states:
+            raise UnsupportedOpError(
+                f"the network compares nothing, and has no regions: {', '.join(self.smooth[:8])} "
+                "are smooth. `onnxjvp jacobian` gives its derivative"
+            )
+        self._seeds: dict[str, str] = self._made.names["seeds"]
+        self._specs = {
+            name: TensorSpec(name, np.dtype(found.dtype), tuple(found.shape or ()))
+            for value in self._made.model.graph.inputs
+            for name, found in [(value.name or "", Tensor.of(value))]
+        }
+        self._inputs = [s for n, s in self._specs.items() if n not in self._seeds.values()]
+        self._precise = Evaluator(self._made.model) if precise else None
+        self._session = (
+            None if precise else Session(self._made.model, providers=providers, optimize=True)
+        )
+
+    # -- what is asked -------------------------------------------------------------------------
+
+    def at(self, x: Point) -> Region:
+        """The region that holds x.
+
+        Args: x: an array per input of the model.
+        Raises: InputError where arrays do not fit, or the model computes NaN.
+        Cost: about 2 forward passes.
+        """
+        return described(self.compared(x, {}))
+
+    def boundary(self, x: Point, u: Point) -> tuple[Boundary, Boundary]:
+        """Where the region of x ends along u and along −u.
+
+        Args:
+          x: an array per input. u: an array per variable, in its shape; those left out are 0.
+        Raises: as `at`; UsageError for a direction of what is no variable.
+        Cost: about 2 forward passes, for both.
+        """
+        scaled, exponent = _scaled(u)
+        compared = self.compared(x, scaled)
+        size = math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in u.values()))
+        ahead, behind = (crossing(compared, sign, exponent, size) for sign in (1, -1))
+        return ahead, behind
+
+    def differences(self, x: Point, z: Point) -> list[Difference]:
+        """The nodes whose codes differ between two points; none if they share a region.
+
+        Raises: as `at`; InputError for points of different shapes; UsageError where inputs that are
+          no variables differ.
+        Cost: as `at`, twice.
+        """
+        self.check_other(x, z)
+        found = []
+        for a, b in zip(self.compared(x, {}), self.compared(z, {}), strict=True):
+            alike = a.code.shape == b.code.shape
+            count = int(np.sum(a.code != b.code)) if alike else max(a.code.size, b.code.size)
+            if count:
+                found.append(Difference(a.node, a.operator, count, b.code.size))
+        return found
+
+    def affine(self, x: Point, **options: Any) -> tuple[dict[Pair, Any], dict[str, Array]]:
+        """A and b of the region of x, see `affine_parameters`, which takes the same options.
+
+        Raises: as `affine_parameters`; UnsupportedOpError where f is not affine in a region.
+        """
+        if self.smooth:
+            raise UnsupportedOpError(
+                f"f is not affine in its regions: {', '.join(self.smooth[:8])} are smooth. "
+                "`affine_parameters` gives its first-order expansion"
+            )
+        model, wrt, outputs = self._given
+        around: dict[str, Any] = {"providers": self._providers, "links": self._links}
+        return affine_parameters(model, x, wrt, outputs, **around, **options)
+
+    # -- evaluation ----------------------------------------------------------------------------
+
+    def compared(self, x: Point, u: Point) -> list[Compared]:
+        """All comparisons at x, along u, node by node."""
+        feeds = self._fed(x, u)
+        if self._precise is not None:
+            values = self._precise.run(feeds)
+        else:
+            assert self._session is not None
+            values = self._session.run(feeds)
+        return [_compared(state, values) for state in self._states]
+
+    def double(self) -> Regions:
+        """The same in float64; itself if it is."""
+        if self._precise is not None:
+            return self
+        twin = object.__new__(Regions)
+        twin.__dict__.update(self.__dict__)
+        twin._precise, twin._session = Evaluator(self._made.model), None
+        return twin
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return tuple(self._seeds)
+
+    def _fed(self, x: Point, u: Point) -> dict[str, Array]:
+        arrays = {name: np.asarray(array) for name, array in x.items()}
+        narrow = dict(arrays)
+        if self._precise is not None:  # points in float64 are welcome
+            for spec in self._inputs:
+                if spec.name in narrow and {spec.dtype.kind, narrow[spec.name].dtype.kind} == {"f"}:
+                    narrow[spec.name] = narrow[spec.name].astype(spec.dtype)
+        check_feeds(self._inputs, narrow)
+        if unknown := [name for name in u if name not in self._seeds]:
+            raise UsageError(
+                f"a direction is given for {', '.join(map(repr, unknown))}, which is no variable; "
+                f"the variables: {', '.join(map(repr, self._seeds))}"
+            )
+        seeds = {seed: self._direction(name, x, u) for name, seed in self._seeds.items()}
+        return {**arrays, **seeds}
+
+    def shape(self, name: str, x: Point) -> tuple[int, ...]:
+        """The shape of a variable, at a point.
+
+        Raises: InputError for a value inside the model whose size is not in the file.
+        """
+        shape = np.shape(x[name]) if name in x else self._specs[self._seeds[name]].shape
+        if any(not isinstance(size, int) for size in shape):
+            raise InputError(
+                f"the size of {name!r} is not in the file; give a direction for it as an array"
+            )
+        return tuple(int(size) for size in shape if size is not None)
+
+    def _direction(self, name: str, x: Point, u: Point) -> Array:
+        spec = self._specs[self._seeds[name]]
+        dtype = np.dtype(np.float64) if self._precise is not None else spec.dtype
+        if name not in u:
+            return np.zeros(self.shape(name, x), dtype)
+        found = np.asarray(u[name])
+        shape = np.shape(x[name]) if name in x else spec.shape
+        sizes = zip(shape, found.shape, strict=False)
+        fits = all(not isinstance(a, int) or a == b for a, b in sizes)
+        if found.ndim != len(shape) or not fits or found.dtype.kind not in "fiu":
+            raise InputError(
+                f"the direction of {name!r} is {found.dtype}{list(found.shape)}, and it has the "
+                f"shape {list(shape)}"
+            )
+        return found.astype(dtype)
+
+    def check_other(self, x: Point, z: Point) -> None:
+        """Refuse another point that is none of the same function of the variables.
+
+        Raises: InputError for other shapes; UsageError where inputs that are no variables differ.
+        """
+        for name in (s.name for s in self._inputs if s.name in x and s.name in z):
+            a, b = np.asarray(x[name]), np.asarray(z[name])
+            if a.shape != b.shape:
+                raise InputError(
+                    f"{name!r} has the shape {list(a.shape)} at one point and {list(b.shape)} at "
+                    "the other; give points of one shape"
+                )
+            if name not in self._seeds and not np.array_equal(a, b):
+                raise UsageError(
+                    f"the points differ in {name!r}, which is no variable; regions are those of "
+                    "one function of the variables"
+                )
+
+
+def regions(
+    model: AnyModel | Rewritten,
+    wrt: Sequence[str] | None = None,
+    outputs: Sequence[str] | None = None,
+    *,
+    precise: bool = False,
+    first_order: bool = False,
+    providers: Sequence[str] | None = None,
+    links: Path | None = None,
+) -> Regions:
+    """The regions of a piecewise affine network: codes, boundaries, walks, A and b.
+
+    A region is where nothing changes that the network compares on the way from the variables to
+    the outputs: signs of activations, maxima of windows, conditions of Where and If, roundings. f
+    is affine there, and so is everything that is compared; so where a line leaves a region follows
+    from values and tangents at one point.
+
+    Args:
+      model, wrt, outputs, links: as for `onnxjvp.jvp`.
+      precise: compute in float64 (in NumPy), not in the model's dtypes (in onnxruntime).
+      first_order: let comparisons behind smooth nodes through. Boundaries are then where the
+        tangents of these comparisons meet them: an estimate, for small steps.
+      providers: as for `Session`.
+    Returns:
+      A `Regions`, loaded once for any number of points: `at(x)`, `boundary(x, u)`,
+      `differences(x, z)`, `affine(x)`, and `walk` of `onnxjvp.analysis`.
+    Raises:
+      as `jvp`; UnsupportedOpError, naming the nodes, where a comparison depends on a smooth node,
+      or it is not known what a node compares; NoOracleError in float64.
+    Cost: one rewriting; see the methods.
+    Source: Balestriero & Baraniuk 2021, §2 and Prop. 1.
+    """
+    return Regions(
+        *(model, wrt, outputs),
+        precise=precise,
+        first_order=first_order,
+        providers=providers,
+        links=links,
+    )
+
+
+# -- arrays ------------------------------------------------------------------------------------
+
+
+def _compared(state: Mapping[str, Any], values: Mapping[str, Array]) -> Compared:
+    code, margins, rates = (np.asarray(values[state[k]]) for k in ("output", "margin", "rate"))
+    rates = np.broadcast_to(rates, margins.shape)
+    wide = [np.asarray(a, np.float64) for a in (margins, rates)]
+    if any(np.isnan(a).any() for a in wide):
+        raise InputError(
+            f"what {state['node']} ({state['operator']}) compares is not a number, or moves by "
+            "what is none: regions are of finite inputs"
+        )
+    rivals = state["rivals"]
+    shape = margins.shape if rivals == "apart" else code.shape
+    count = math.prod(shape)
+    if not count or not margins.size:
+        flat = [np.zeros((0, count)) for _ in wide]
+    elif rivals == "behind":
+        flat = [a.reshape(count, -1).T for a in wide]
+    else:
+        flat = [a.reshape(-1, count) for a in wide]
+    return Compared(state["node"], state["operator"], code, shape, *flat)
+
+
+def described(compared: Sequence[Compared]) -> Region:
+    layers = []
+    for one in compared:
+        ahead = np.where(one.margins > 0, one.margins, np.inf)
+        place = int(np.argmin(ahead)) if ahead.size else 0
+        least = float(ahead.flat[place]) if ahead.size else math.inf
+        unit = one.unit(place) if math.isfinite(least) else None
+        tied = int(np.sum(np.any(one.margins <= 0, axis=0)))
+        layers.append(Layer(one.node, one.operator, int(one.code.size), least, unit, tied))
+    code = {one.node: one.code for one in compared}
+    return Region(code, digest(compared), tuple(layers))
+
+
+def digest(compared: Sequence[Compared]) -> str:
+    """SHA-256 of all codes, with their nodes and shapes."""
+    found = hashlib.sha256()
+    for one in compared:
+        code = one.code
+        plain = code.astype("<f8" if code.dtype.kind == "f" else "<i8")
+        found.update(f"{one.node}\0{code.shape}\0".encode())
+        found.update(np.ascontiguousarray(plain).tobytes())
+    return found.hexdigest()
+
+
+def _scaled(u: Point) -> tuple[dict[str, Array], int]:
+    """A direction whose largest element is about 1, which narrow dtypes hold, and the exponent.
+
+    A power of two is taken out, which rounds nothing.
+    """
+    largest = max((float(np.max(np.abs(a), initial=0)) for a in u.values()), default=0.0)
+    if not math.isfinite(largest):
+        raise InputError("the direction is not finite; give finite numbers")
+    exponent = math.frexp(largest)[1]
+    return {n: np.ldexp(np.asarray(a, np.float64), -exponent) for n, a in u.items()}, exponent
+
+
+def crossing(compared: Sequence[Compared], sign: int, exponent: int, size: float) -> Boundary:
+    """The comparison that is lost first, along the direction or against it."""
+    best = Boundary(math.inf, math.inf)
+    for one in compared:
+        if not one.margins.size:
+            continue
+        rates = sign * one.rates
+        times = np.full(rates.shape, np.inf)
+        np.divide(np.maximum(one.margins, 0), -rates, out=times, where=rates < 0)
+        place = int(np.argmin(times))
+        if not math.isfinite(times.flat[place]):
+            continue
+        t = math.ldexp(float(times.flat[place]), -exponent)
+        if t < best.distance:
+            margin, rate = float(one.margins.flat[place]), float(rates.flat[place])
+            rate = math.ldexp(rate, exponent)
+            unit = one.unit(place)
+            best = Boundary(t, t * size, one.node, one.operator, unit, margin, rate)
+    return best

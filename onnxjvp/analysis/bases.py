@@ -1,0 +1,139 @@
+"""Orthonormal columns that grow by blocks, and what a block says of them: Krylov spaces."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from onnxjvp.analysis.products import Products, cholesky, extension, filled
+from onnxjvp.runtime import Array
+
+#: what a block may lose in projections and factors before all of it is orthogonalised anew
+_WELL = 1e-3
+#: coefficients, over the block, above which it is projected once more
+_LARGE = 1e-3
+#: a space grows by so much, at least and at the most, between two looks at what it holds
+_NEXT, _LATEST = 1.05, 1.3
+#: a Krylov space from a block reaches what one from a single vector does after so many steps more
+_DELAY = 11
+#: and that one takes so many products, and so many for every value
+_START, _EACH = 25, 3.2
+
+
+def narrow(A: Products, most: int) -> int:
+    """How many vectors a block should have for the least time, at least 2 and at most `most`.
+
+    Blocks of b take about `_DELAY` + P / b steps, if single vectors take P, and a step as long as
+    `A.overhead` + b directions.
+    """
+    if not math.isfinite(A.overhead):
+        return most
+    best = math.sqrt((_START + _EACH * most) * A.overhead / _DELAY)
+    return max(1, min(most, max(2, round(best))))
+
+
+class Looks:
+    """When to look at what a space holds, since that takes as long as several products.
+
+    Residuals are expected to fall as they did since the last look.
+    """
+
+    def __init__(self, first: int) -> None:
+        #: the number of vectors to look at again
+        self.next = first
+        self._last: tuple[int, float] | None = None
+
+    def seen(self, count: int, worst: float, goal: float) -> None:
+        """Of so many vectors the worst residual is that, and it has to become that."""
+        expected = math.inf
+        if self._last is not None and 0 < worst < self._last[1] and 0 < goal:
+            before, was = self._last
+            expected = count + (count - before) * math.log(worst / goal) / math.log(was / worst)
+        self._last = (count, worst)
+        self.next = int(min(max(_NEXT * count, expected), _LATEST * count))
+
+
+def lengths(columns: Array) -> Array:
+    """Euclidean norms of columns."""
+    return np.asarray(np.linalg.norm(columns, axis=0))
+
+
+class Columns:
+    """Columns of one length, in memory that is taken as it is used."""
+
+    def __init__(self, rows: int, most: int) -> None:
+        self._held = np.empty((rows, most), order="F")
+        self._count = 0
+
+    @property
+    def count(self) -> int:
+        return self._count
+
+    @property
+    def all(self) -> Array:
+        """A view [rows, count]."""
+        return self._held[:, : self._count]
+
+    def last(self, count: int) -> Array:
+        """A view of the last ones."""
+        return self._held[:, max(self._count - count, 0) : self._count]
+
+    def add(self, block: Array) -> None:
+        self._held[:, self._count : self._count + block.shape[1]] = block
+        self._count += block.shape[1]
+
+    def mix(self, weights: Array) -> None:
+        """Take combinations in place of the columns: [rows, count] · [count, fewer]."""
+        mixed = self.all @ weights
+        self._count = 0
+        self.add(mixed)
+
+
+def rest(basis: Columns, block: Array, near: int) -> tuple[Array, Array]:
+    """A block as combinations of a basis and what is left: B = V C + R, with Vᵀ R = 0.
+
+    Twice is enough, and the first time only the last columns matter, of which Lanczos' recurrence
+    says that the block is made but for rounding. Where that is not so, there is a third time.
+
+    Args: near: how many columns the block is made of, the last ones.
+    Returns: C [count, K]; R [rows, K].
+    """
+    coefficients = np.zeros((basis.count, block.shape[1]))
+    close = basis.last(near)
+    found = close.T @ block
+    coefficients[basis.count - close.shape[1] :] = found
+    left = block - close @ found
+    size = float(np.linalg.norm(block))
+    for _ in range(2):
+        found = basis.all.T @ left
+        left -= basis.all @ found
+        coefficients += found
+        if np.linalg.norm(found) <= _LARGE * size:
+            break
+    return coefficients, left
+
+
+def directions(
+    basis: Columns, left: Array, sizes: Array, count: int, rng: np.random.Generator
+) -> Array:
+    """So many orthonormal columns, orthogonal to the basis, whose span has what is left of a block.
+
+    Random ones fill up where there is less: a space that products do not leave is left by chance.
+
+    Args: left: R of `rest`; sizes: how long the block's columns were.
+    """
+    if left.shape[1] == count and sizes.all():
+        found = left / sizes
+        factor = cholesky(found.T @ found)
+        if factor is not None and np.diag(factor).min(initial=1) > _WELL:
+            return _orthonormal(_orthonormal(found, factor))
+    known = sizes > 0
+    found = extension(basis.all, left[:, known] / sizes[known])
+    return filled(basis.all, found[:, :count], count, rng)
+
+
+def _orthonormal(block: Array, factor: Array | None = None) -> Array:
+    """By the Cholesky factor of Bᵀ B, of a block that is far from dependent."""
+    factor = np.linalg.cholesky(block.T @ block) if factor is None else factor
+    return np.asarray(block @ np.linalg.inv(factor).T)

@@ -1,0 +1,103 @@
+"""What onnx's C++ must not be shown, since it takes the process with it.
+
+Its shape inference trusts what it computes: a pool over too small an image has a negative size, of
+which a Slice then ends the process, and so do attributes beyond the lists that they point into. No
+exception says so. What can be told from a node alone is refused here; positions of a Slice are
+hidden, for its size is worked out again by `shape_functions`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+import onnx_ir as ir
+
+from onnxjvp.errors import InvalidModelError
+from onnxjvp.graph import limits
+
+_PREFIX = "onnxjvp.hidden."
+#: Slice takes positions as operands, and Expand of earlier opsets adds axes one by one
+_SLICE_FROM, _EXPAND_FROM = 10, 13
+_AXES = ("axis", "axes", "batch_dims", "perm")
+
+
+def check_nodes(nodes: Iterable[ir.Node]) -> None:
+    """Refuse nodes that crash onnx's inference, whatever their operands are.
+
+    Raises:
+      InvalidModelError: axes beyond those of any tensor; a Split into other than its outputs.
+    """
+    for node in nodes:
+        for name in _AXES:
+            for axis in _ints(node, name):
+                low = 0 if name == "batch_dims" else -limits.current().rank
+                if not low <= axis <= limits.current().rank:
+                    raise _wrong(node, f"{name} is {axis}, and no tensor has such an axis")
+        count = node.attributes.get("num_outputs")
+        if node.op_type == "Split" and count and _ints(node, "num_outputs") != [len(node.outputs)]:
+            raise _wrong(node, f"it has {len(node.outputs)} outputs, not num_outputs of them")
+
+
+def _ints(node: ir.Node, name: str) -> list[int]:
+    found = node.attributes.get(name)
+    if found is None or found.is_ref():
+        return []
+    if found.type == ir.AttributeType.INT:
+        return [found.as_int()]
+    return list(found.as_ints()) if found.type == ir.AttributeType.INTS else []
+
+
+def _wrong(node: ir.Node, why: str) -> InvalidModelError:
+    return InvalidModelError(
+        f"node {node.name!r} ({node.op_type}) is no valid node: {why}. Export the model again, or "
+        "repair it"
+    )
+
+
+def hide(model: onnx.ModelProto) -> dict[str, str]:
+    """Put inputs of the graph in the place of positions; returns what each stands for."""
+    opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
+    hidden: dict[str, str] = {}
+    for node in _nodes(model.graph):
+        sliced = node.op_type == "Slice" and opset >= _SLICE_FROM
+        expanded = node.op_type == "Expand" and opset < _EXPAND_FROM
+        if node.domain in ("", "ai.onnx") and (sliced or expanded) and len(node.input) > 1:
+            name = f"{_PREFIX}{len(hidden)}"
+            hidden[name], node.input[1] = node.input[1], name
+            model.graph.input.append(
+                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [None])
+            )
+    return hidden
+
+
+def show(model: onnx.ModelProto, hidden: dict[str, str]) -> None:
+    """Undo `hide`."""
+    for node in _nodes(model.graph) if hidden else ():
+        for i, name in enumerate(node.input):
+            if name in hidden:
+                node.input[i] = hidden[name]
+    kept = [value for value in model.graph.input if value.name not in hidden]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
+
+
+def without_negative_sizes(model: ir.Model) -> None:
+    """Sizes below 0, some exporters' word for unknown, become unknown ones."""
+    for graph in model.graphs():
+        made = (v for node in graph for v in node.outputs)
+        for value in (*graph.inputs, *made, *graph.outputs):
+            if value.shape is None or isinstance(value.type, ir.SequenceType | ir.OptionalType):
+                continue
+            if any(isinstance(d, int) and d < 0 for d in value.shape.dims):
+                value.shape = ir.Shape(
+                    [None if isinstance(d, int) and d < 0 else d for d in value.shape.dims]
+                )

@@ -1,0 +1,333 @@
+"""What a linearisation holds: every comparison that its rules froze, by the node that makes it.
+
+A network is piecewise affine as long as every live node is affine where no comparison changes. What
+comes after a smooth node is not, and its comparisons are met elsewhere than where their tangents
+say; nodes of which nobody knows what they compare are not let through at all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+import onnxjvp.rules.choices  # noqa: F401  (fills the table of comparisons)
+from onnxjvp.graph.bodies import Body, Operands, inside, record
+from onnxjvp.graph.branches import BRANCHES, bodies
+from onnxjvp.graph.functions import NoBodyError, record_body
+from onnxjvp.graph.ops import MADE, Ops
+from onnxjvp.graph.regions import Region
+from onnxjvp.passes.branches import to_keep
+from onnxjvp.passes.linearize import (
+    Liveness,
+    analyse_nodes,
+    live_inputs,
+    name_of,
+    push_along,
+)
+from onnxjvp.rules.comparisons import COMPARISONS, Along, Comparisons, Sides
+from onnxjvp.rules.kinds import Elementwise, Function, Linear, RefusedError
+from onnxjvp.rules.registry import held_operands, rule_for
+
+#: operators whose rules push tangents, and that compare nothing
+SMOOTH = frozenset(
+    [
+        *("Softmax", "LogSoftmax", "Det", "ScatterProduct", "com.microsoft::Inverse"),
+        *("TrainingBatchNormalization", "LayerNormalization", "RMSNormalization"),
+        *("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "LRN"),
+        *("ReduceProd", "CumProd", "ReduceLogSum", "ReduceL2", "ReduceSumSquare"),
+        *("ReduceLogSumExp", "GRU", "LSTM", "RNN"),
+    ]
+)
+#: functions of recurrent cells that have no kink
+_SMOOTH_CELLS = frozenset({"tanh", "sigmoid", "softsign", "softplus"})
+UNKNOWN = "what it compares is not known"
+
+
+@dataclass(frozen=True)
+class State:
+    """The comparisons of one node."""
+
+    node: str
+    operator: str
+    code: ir.Value
+    #: margins and rates, where they were asked for
+    sides: Sides | None
+    rivals: str
+    #: smooth nodes that its operands depend on, so that rates are those of the first order
+    after: tuple[str, ...] = ()
+
+
+@dataclass
+class Found:
+    """All comparisons of a model, in order, and what keeps it from being piecewise affine."""
+
+    states: list[State] = field(default_factory=list)
+    #: smooth nodes on a live path
+    smooth: list[str] = field(default_factory=list)
+    #: (node, operator, why) of nodes whose comparisons cannot be told
+    refused: list[tuple[str, str, str]] = field(default_factory=list)
+
+
+def states_of(
+    op: Ops, liveness: Liveness, wrt: Sequence[ir.Value], reading: Mapping[ir.Value, ir.Value]
+) -> Found:
+    """The codes of all comparisons, without their margins.
+
+    Args:
+      reading: values that stand for those of the model.
+    """
+    search = _Search(op, None, reading)
+    search.through(liveness, dict.fromkeys(wrt, ()))
+    return search.found
+
+
+def boundaries_of(
+    op: Ops,
+    liveness: Liveness,
+    wrt: Sequence[ir.Value],
+    tangents: Mapping[ir.Value, ir.Value],
+) -> Found:
+    """All comparisons, with margins and rates along the tangents."""
+    search = _Search(op, tangents, {})
+    search.through(liveness, dict.fromkeys(wrt, ()))
+    return search.found
+
+
+class _Search:
+    """One walk over the regions of a graph or a body.
+
+    Args:
+      tangents: of all that is live; None: codes alone.
+      lead: what the names of nodes inside start with.
+    """
+
+    def __init__(
+        self,
+        op: Ops,
+        tangents: Mapping[ir.Value, ir.Value] | None,
+        reading: Mapping[ir.Value, ir.Value],
+        lead: str = "",
+        known: Mapping[ir.Value, str] | None = None,
+    ) -> None:
+        self.op, self.tangents, self.reading, self.lead = op, tangents, reading, lead
+        self.found = Found()
+        #: names of nodes that were copied, by their first output
+        self.known = known or {}
+        self.named: dict[ir.Value, str] = {}
+        self._taken: set[str] = set()
+        self._numbers = itertools.count(1)
+        #: live value → the smooth nodes that it comes from
+        self.bent: dict[ir.Value, tuple[str, ...]] = {}
+
+    def through(self, liveness: Liveness, wrt: Mapping[ir.Value, tuple[str, ...]]) -> None:
+        self.bent.update(wrt)
+        for region in liveness.regions:
+            live = live_inputs(region, self.bent.keys())
+            held = {i for i in held_operands(region) if region.input(i) in self.bent}
+            if not live and not held:
+                continue
+            operands = sorted(live | held)
+            bends = [name for i in operands for name in self.bent[region.operand(i)]]
+            before = tuple(dict.fromkeys(bends))
+            try:
+                after = self._meet(region, live, held, before)
+            except (RefusedError, NoBodyError) as error:
+                self._refuse(region, str(error))
+                after = before
+            for output in region.outputs:
+                if output in liveness.live:
+                    self.bent[output] = after
+
+    def _meet(
+        self, region: Region, live: set[int], held: set[int], before: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Note what a region compares; the smooth nodes that its outputs come from."""
+        rule, name = rule_for(region), self._name(region)
+        if held and region.label != "Dropout":
+            self._refuse(region, "an operand that it holds moves in jumps, which are not known")
+        if region.label == "If":
+            return self._branches(region, live, before)
+        entry = COMPARISONS.get(region.label)
+        if entry is not None:
+            compared = entry.compare(self.op, self._read(region))
+            if compared is not None:
+                self._note(region, compared, before)
+            smooth = not entry.affine(region, live)
+            return self._smooth(name, region, before) if smooth else before
+        if isinstance(rule, Function):
+            return self._body(region, before)
+        if (reason := _unknown(region, live)) is not None:
+            self._refuse(region, reason)
+            return before
+        return before if _is_affine(region, live) else self._smooth(name, region, before)
+
+    def _note(self, region: Region, compared: Comparisons, after: tuple[str, ...]) -> None:
+        sides = None
+        if self.tangents is not None:
+            operands, outputs = (
+                [None if v is None else self.tangents.get(v) for v in values]
+                for values in (region.inputs, region.outputs)
+            )
+            sides = compared.sides(Along(operands, outputs))
+        name, label = self._name(region), region.label
+        self.found.states.append(State(name, label, compared.code, sides, compared.rivals, after))
+
+    def _smooth(self, name: str, region: Region, before: tuple[str, ...]) -> tuple[str, ...]:
+        said = f"{name} ({region.label})"
+        self.found.smooth.append(said)
+        return (*before, said)
+
+    def _refuse(self, region: Region, reason: str) -> None:
+        self.found.refused.append((self._name(region), region.label, reason))
+
+    def _name(self, region: Region) -> str:
+        if region.outputs[0] in self.named:
+            return self.named[region.outputs[0]]
+        name = self.known.get(region.outputs[0]) or name_of(region)
+        if name.startswith(MADE):  # of a body that was recorded
+            name = f"{region.op_type}_{next(self._numbers)}"
+        while name in self._taken:  # ONNX lets nodes share a name
+            name += "_"
+        self._taken.add(name)
+        self.named[region.outputs[0]] = f"{self.lead}{name}"
+        return self.named[region.outputs[0]]
+
+    def _read(self, region: Region) -> Region:
+        if not self.reading:
+            return region
+        inputs = tuple(None if v is None else self.reading.get(v, v) for v in region.inputs)
+        outputs = tuple(self.reading.get(v, v) for v in region.outputs)
+        return replace(region, inputs=inputs, outputs=outputs)
+
+    def _adopt(self, inner: _Search) -> None:
+        self.found.smooth += inner.found.smooth
+        self.found.refused += inner.found.refused
+
+    # -- nodes that are functions of others ----------------------------------------------------
+
+    def _body(self, region: Region, before: tuple[str, ...]) -> tuple[str, ...]:
+        """What the operators in the body of a function compare."""
+        op, read = self.op, self._read(region)
+        wrt = {
+            new: old
+            for old, new in zip(region.inputs, read.inputs, strict=True)
+            if old is not None and new is not None and old in self.bent
+        }
+        start = len(op.nodes)
+        ends = [v for v in record_body(op, read) if v is not None]
+        liveness = analyse_nodes(op.nodes[start:], list(wrt), ends, [*wrt, *ends])
+        tangents = None
+        if self.tangents is not None:
+            tangents = {new: self.tangents[old] for new, old in wrt.items()}
+            push_along(op, liveness, tangents, {})
+        inner = _Search(op, tangents, {}, f"{self._name(region)}/")
+        inner.through(liveness, {new: self.bent[old] for new, old in wrt.items()})
+        self._adopt(inner)
+        self.found.states += inner.found.states
+        bends = (name for end in ends for name in inner.bent.get(end, ()))
+        return tuple(dict.fromkeys([*before, *bends]))
+
+    # -- branches ------------------------------------------------------------------------------
+
+    def _branches(self, region: Region, live: set[int], before: tuple[str, ...]) -> tuple[str, ...]:
+        """What the branch that is taken compares; of the other one there are no units."""
+        read = self._read(region)
+        operands, arms, bends = Operands(), [], list(before)
+        for name, body in zip(BRANCHES, bodies(region.node), strict=True):
+            arm = Body(self.op, operands)
+            lead = f"{self._name(region)}/{name}/"
+            inner, ends = self._arm(arm, region, read, body, live, lead)
+            self._adopt(inner)
+            arms.append((arm, inner.found.states))
+            bends += [name for end in ends for name in inner.bent.get(end, ())]
+        states = [state for _, own in arms for state in own]
+        if states:
+            outs = [(arm, _values(arm, states, own)) for arm, own in arms]
+            made = list(record(self.op, read.inputs[0], outs))
+            for state in states:
+                count = 1 if state.sides is None else 3
+                code, *sides = made[:count]
+                del made[:count]
+                known = None if state.sides is None else (sides[0], sides[1])
+                self.found.states.append(replace(state, code=code, sides=known))
+        return tuple(dict.fromkeys(bends))
+
+    def _arm(
+        self,
+        arm: Body,
+        region: Region,
+        read: Region,
+        body: ir.Graph,
+        live: set[int],
+        lead: str,
+    ) -> tuple[_Search, list[ir.Value]]:
+        names = inside(region.node, body)
+        pairs = zip(names, read.inputs[1:], strict=True)
+        values = {v: arm.read(x) for v, x in pairs if x is not None}
+        outer = {values[names[i - 1]]: region.operand(i) for i in sorted(live)}
+        tangents = None
+        if self.tangents is not None:
+            found = self.tangents
+            tangents = {v: arm.input(arm.operands.add(found[x])) for v, x in outer.items()}
+        keep = to_keep(list(values.values()), list(outer))
+        ends = arm.copy(body, values)
+        liveness = analyse_nodes(list(arm.nodes), list(outer), ends, [*keep, *ends])
+        if tangents is not None:
+            push_along(arm, liveness, tangents, {})
+        known = {values[n.outputs[0]]: n.name for n in body if n.name and n.outputs[0] in values}
+        inner = _Search(arm, tangents, {}, lead, known)
+        inner.through(liveness, {v: self.bent[x] for v, x in outer.items()})
+        return inner, ends
+
+
+def _values(arm: Body, states: Sequence[State], own: Sequence[State]) -> list[ir.Value]:
+    """What a branch gives of all states: its own, and nothing of those of the other one."""
+
+    def empty(value: ir.Value) -> ir.Value:
+        assert value.dtype is not None and value.shape is not None
+        return arm.const(np.zeros((0,) * len(value.shape)), value.dtype)
+
+    mine = {id(state) for state in own}
+    return [
+        value if id(state) in mine else empty(value)
+        for state in states
+        for value in (state.code, *(state.sides or ()))
+    ]
+
+
+def _is_affine(region: Region, live: set[int]) -> bool:
+    rule = rule_for(region)
+    if region.label == "Dropout":
+        return True
+    if region.label == "ai.onnx.ml::LinearRegressor":
+        return region.attr_string("post_transform", "NONE") == "NONE"
+    return isinstance(rule, Linear) and rule.is_affine(live)
+
+
+def _unknown(region: Region, live: set[int]) -> str | None:
+    """Why nobody knows what a region without an entry compares; None if it compares nothing."""
+    rule, label = rule_for(region), region.label
+    if _is_affine(region, live):
+        if label == "Dropout" and len(region.inputs) > 2 and region.input(2) is not None:
+            mode = ir.convenience.get_const_tensor(region.operand(2))
+            if mode is None or bool(mode.numpy().any()):
+                return "it draws which elements it keeps; take the model for inference"
+        return None
+    if label in ("RNN", "GRU", "LSTM"):
+        given = region.attributes.get("activations")
+        names = [] if given is None else [str(name).lower() for name in given.as_strings()]
+        kinked = [name for name in names if name not in _SMOOTH_CELLS]
+        if kinked or "clip" in region.attributes:
+            return f"{UNKNOWN}: its steps are inside; write it out, or as a Scan unrolled"
+    if isinstance(rule, Linear):
+        terms = {i for term in (rule.terms or ()) for i in term}
+        return None if live <= terms or label == "Div" else UNKNOWN
+    if label == "LpNormalization":
+        return None if region.attr_int("p", 2) == 2 else UNKNOWN
+    if label in ("LpPool", "GlobalLpPool"):
+        return None if region.attr_int("p", 2) > 1 else UNKNOWN
+    return None if isinstance(rule, Elementwise) or label in SMOOTH else UNKNOWN

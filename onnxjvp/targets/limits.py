@@ -1,0 +1,281 @@
+"""What tables name as limits: of a node's attributes, operands, ranks.
+
+A limit takes a node and the numbers that the table gives, and says what is wrong with the node and
+what would help; None where nothing is. What is not known is not complained about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import onnx_ir as ir
+
+from onnxjvp.graph import dims
+from onnxjvp.graph.shapes import constant
+
+#: what is wrong, and what would help
+Complaint = tuple[str, str]
+Limit = Callable[[ir.Node, Sequence[int]], Complaint | None]
+
+LIMITS: dict[str, Limit] = {}
+
+
+def limit(function: Limit) -> Limit:
+    """Register under its own name."""
+    LIMITS[function.__name__] = function
+    return function
+
+
+@limit
+def results(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """results(n): only its first n results."""
+    (most,) = numbers
+    read = [i for i, v in enumerate(node.outputs) if i >= most and v.name and _is_read(v)]
+    if not read:
+        return None
+    return f"its result {read[0]} is not computed there", "leave what reads that result out"
+
+
+def _is_read(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
+@limit
+def operands(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """operands(n): only its first n operands."""
+    (most,) = numbers
+    given = [i for i, v in enumerate(node.inputs) if i >= most and v is not None]
+    if not given:
+        return None
+    return f"its operand {given[0]} is not taken there", "leave that operand out"
+
+
+@limit
+def constants(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """constants(i, j, …): operands that have to be constants."""
+    for i in numbers:
+        value = node.inputs[i] if i < len(node.inputs) else None
+        if value is not None and constant(value) is None:
+            return f"its operand {i} is computed, and has to be a constant", "fix the sizes"
+    return None
+
+
+@limit
+def rank(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """rank(low, high): of its first operand."""
+    low, high = numbers
+    shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+    if shape is None or low <= len(shape) <= high:
+        return None
+    wanted = str(low) if low == high else f"{low} to {high}"
+    return f"its operand has {len(shape)} axes, and {wanted} are taken", "reshape it"
+
+
+@limit
+def unreduced(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """unreduced: a scattering that adds nothing up."""
+    kind = node.attributes.get_string("reduction", "none")
+    return None if kind == "none" else (f"reduction {kind!r} is not there", "scatter once a place")
+
+
+@limit
+def undilated(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """undilated: windows without gaps."""
+    gaps = max(node.attributes.get_ints("dilations") or (1,)) > 1
+    return ("dilations are not there", "train with dilations of 1") if gaps else None
+
+
+@limit
+def sorted_only(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    kept = node.attributes.get_int("sorted", 1)
+    return None if kept else ("results that are not sorted are not there", "set sorted to 1")
+
+
+@limit
+def stretched(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """stretched: a Resize by the plain methods, all of the image."""
+    plain = {
+        "coordinate_transformation_mode": {
+            *("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn"),
+            *("asymmetric", "align_corners"),
+        },
+        "mode": {"nearest", "linear"},
+        "nearest_mode": {"floor", "ceil", "round_prefer_floor", "round_prefer_ceil"},
+        "keep_aspect_ratio_policy": {"stretch"},
+    }
+    for name, taken in plain.items():
+        given = node.attributes.get_string(name, None)
+        if given is not None and given not in taken:
+            return f"{name} {given!r} is not there", f"use one of {', '.join(sorted(taken))}"
+    if node.attributes.get_int("antialias", 0):
+        return "antialiasing is not there", "resize without it"
+    return None
+
+
+@limit
+def forwards(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """forwards: an RNN whose layout is 0 and whose gates are not coupled."""
+    for name in ("layout", "input_forget"):
+        if node.attributes.get_int(name, 0):
+            return f"{name} {node.attributes.get_int(name, 0)} is not there", f"set {name} to 0"
+    return None
+
+
+@limit
+def closed(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """closed: a body that reads nothing of the graph around it but constants."""
+    read = [v for v in _read_outside(node) if constant(v) is None]
+    if not read:
+        return None
+    return f"its body reads {read[0].name!r} of the graph around it", "pass it on as a state"
+
+
+def _read_outside(node: ir.Node) -> list[ir.Value]:
+    from onnxjvp.graph.regions import captured  # noqa: PLC0415  (a cycle)
+
+    return list(captured(node))
+
+
+@limit
+def static(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """static(i): an operand whose sizes are known before the run."""
+    return _unsized(node, numbers[0], "fix the sizes of the model's inputs")
+
+
+@limit
+def sized(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """sized(i): a kernel whose sizes are known before the run."""
+    return _unsized(node, numbers[0], "fix the batch (onnxjvp fix)")
+
+
+def _unsized(node: ir.Node, i: int, remedy: str) -> Complaint | None:
+    value = node.inputs[i] if i < len(node.inputs) else None
+    if value is None or value.shape is None or dims.is_static(dims.of(value)):
+        return None
+    return f"the sizes of its operand {i} are known at the run only", remedy
+
+
+@limit
+def lengths(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """lengths(i): an operand whose number of elements is known, constants among them."""
+    value = node.inputs[numbers[0]] if numbers[0] < len(node.inputs) else None
+    if value is None or constant(value) is not None:
+        return None
+    return _unsized(node, numbers[0], "fix the sizes of the model's inputs")
+
+
+@limit
+def reduced(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """reduced: over axes; what reduces nothing (noop_with_empty_axes) is taken for nothing at all.
+
+    Sums, means and extremes of single elements are these elements; norms and logarithms are not.
+    """
+    kept = node.op_type in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd")
+    if kept or not node.attributes.get_int("noop_with_empty_axes", 0):
+        return None
+    axes = node.inputs[1] if len(node.inputs) > 1 else None
+    if axes is not None and dims.of(axes) != (0,):
+        return None
+    return "without axes it gives back its operand there", "leave the operator out"
+
+
+@limit
+def uncounted(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """uncounted: an average that does not count padding where the last window reaches beyond it."""
+    both = node.attributes.get_int("ceil_mode", 0) and node.attributes.get_int(
+        "count_include_pad", 0
+    )
+    padded = any(node.attributes.get_ints("pads") or ())
+    if not (both and padded):
+        return None
+    return "padding beyond the last window is counted wrongly there", "set ceil_mode to 0"
+
+
+@limit
+def padded(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """padded: a ConvTranspose whose padding is said in numbers."""
+    auto = node.attributes.get_string("auto_pad", "NOTSET")
+    if "output_shape" in node.attributes:
+        return "output_shape gives wrong results there", "say pads instead"
+    if auto.startswith("SAME"):
+        return f"auto_pad {auto!r} gives wrong sizes there", "say pads instead"
+    return None
+
+
+@limit
+def by_rows(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """by_rows: Indices that count along rows."""
+    columns = node.attributes.get_int("storage_order", 0)
+    return ("Indices by columns are wrong there", "set storage_order to 0") if columns else None
+
+
+@limit
+def along(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """along: a Compress along an axis, or of a vector."""
+    shape = node.inputs[0].shape if node.inputs[0] is not None else None
+    if "axis" in node.attributes or shape is None or len(shape) == 1:
+        return None
+    return "without an axis it is taken for one of rank 1", "flatten it before"
+
+
+@limit
+def blocks(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """blocks(n): a Col2Im of n axes."""
+    strides = node.attributes.get_ints("strides") or ()
+    if len(strides) in (0, numbers[0]):
+        return None
+    return f"blocks of {len(strides)} axes are not there", f"have {numbers[0]}"
+
+
+@limit
+def unwrapped(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """unwrapped: a Pad of any mode but wrap."""
+    mode = node.attributes.get_string("mode", "constant")
+    return ("mode 'wrap' is not there", "join the slices instead") if mode == "wrap" else None
+
+
+@limit
+def whole(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """whole(i): operand i, the lengths of the rows of an RNN, is left out."""
+    (i,) = numbers
+    if i >= len(node.inputs) or node.inputs[i] is None:
+        return None
+    return "rows that end early give wrong results there", "leave sequence_lens out"
+
+
+@limit
+def gates(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """gates: an RNN with the plain functions, without clip or peepholes."""
+    if "clip" in node.attributes:
+        return "clip gives wrong results there", "leave clip out"
+    if node.op_type == "LSTM" and len(node.inputs) > 7 and node.inputs[7] is not None:
+        return "peepholes are not there", "leave them out"
+    used = node.attributes.get_strings("activations") or ()
+    odd = [name for name in used if name.lower() not in ("sigmoid", "tanh", "relu")]
+    return (f"the function {odd[0]} is not there", "write the steps out") if odd else None
+
+
+@limit
+def states(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """states: the states that a Scan begins with have sizes that are known before the run."""
+    scanned = node.attributes.get_int("num_scan_inputs", 0) or 0
+    for i in range(len(node.inputs) - scanned):
+        complaint = _unsized(node, i, "fix the batch (onnxjvp fix)")
+        if complaint is not None:
+            return complaint
+    return None
+
+
+@limit
+def positive(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """positive: a Shrink whose band is not negative."""
+    attribute = node.attributes.get("lambd")
+    if attribute is None or attribute.as_float() >= 0:
+        return None
+    return "a negative lambd is refused there", "make lambd positive"
+
+
+@limit
+def never(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """never: listed, but gives wrong numbers."""
+    return "it gives wrong numbers there", "leave it out of what that runtime runs"
