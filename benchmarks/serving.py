@@ -101,6 +101,7 @@ def bad_requests() -> list[Bad]:
         Bad("an input is missing", 400, infer, of()),
         Bad("an unknown input", 400, infer, of(x, {**x, "name": "feature"})),
         Bad("an input twice", 400, infer, of(x, x)),
+        Bad("a thousand inputs", 400, infer, of(*({**x, "name": f"x{i}"} for i in range(1000)))),
         Bad("an unknown output", 400, infer, of(x, outputs=[{"name": "z"}])),
         Bad("another datatype", 400, infer, of({**x, "datatype": "FP64"})),
         Bad("a datatype that is none", 400, infer, of({**x, "datatype": "FP31"})),
@@ -136,9 +137,13 @@ class Server:
             [sys.executable, "-m", "onnxjvp.serving", str(repository), *map(str, arguments)],
             stdout=self._log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
         )
-        Client(self.url).request("GET", "/v2")
+        try:
+            Client(self.url).wait()
+        except RemoteError:
+            self.stop()
+            raise
 
     def kill(self, workers: int) -> None:
         """SIGKILL for the process that serves, or for one of its workers."""
@@ -259,7 +264,10 @@ def load(
     return total, took
 
 
-def run(count: int, clients: int, kills: int, workers: int, seed: int, log: Path) -> dict[str, Any]:
+def run(
+    count: int, clients: int, kills: int, workers: int, seed: int, log: Path, pool: int = 60
+) -> dict[str, Any]:
+    """One row of the results; `pool` is how many different requests each model gets."""
     rng = random.Random(seed)
     with tempfile.TemporaryDirectory(dir=log.parent) as folder:
         repository, goods = Path(folder) / "repository", []
@@ -270,7 +278,7 @@ def run(count: int, clients: int, kills: int, workers: int, seed: int, log: Path
             bytes_out = LIMITS.output_bytes if name == "cnn_jvp" else 1 << 20
             limits = Limits(output_bytes=bytes_out, dims=dims, seconds=LIMITS.seconds)
             package(file, mlserver_repository=repository, limits=limits)
-            goods += good_requests(name, file, 60)
+            goods += good_requests(name, file, pool)
         bads = bad_requests()
         bad_count = max(len(bads), int(count * BAD_SHARE))
         requests: list[Good | Bad] = [bads[i % len(bads)] for i in range(bad_count)]
@@ -331,8 +339,8 @@ def write(rows: list[dict[str, Any]]) -> None:
     notes = (
         "Three rewritten models (J u along K directions of a CNN, a transposed product of a "
         "transformer, the gradient of an MLP in all weights) behind MLServer on loopback. Batches "
-        "of 1 to 16 and K from 1 to 8; one request in twenty is bad on purpose. The process is killed "
-        "with SIGKILL while requests run, and started again; clients try again on a broken "
+        "of 1 to 16 and K from 1 to 8; one request in twenty is bad on purpose. The process is "
+        "killed with SIGKILL while requests run, and started again; clients try again on a broken "
         "connection. Every reply is compared with onnxruntime's in the benchmark's own process. "
         "Times include JSON, on cores that clients and server share: they are for orientation."
     )

@@ -7,8 +7,8 @@
 Balestriero & Baraniuk, Fast Jacobian-Vector Product for Deep Networks, 2021, Fig. 4: 50
 eigenvalues at 10 samples in 10 iterations of its Alg. 2, and 100 Monte-Carlo samples of the
 Frobenius norm; of a UNet and on a GPU that it does not name. Here a UNet of 1.9 million weights on
-images of 32 x 32 x 3, whose Jacobian is 3072 x 3072. Both sides run the same code of
-`onnxjvp.analysis` on the same cores, over onnxruntime or torch.func.linearize and torch.func.vjp.
+images of 32 x 32 x 3, whose Jacobian is 3072 x 3072, on the same cores for all. It takes about six
+minutes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 from peers.remote import Remote
-from peers.rounds import Array, Timed, error, interleave
+from peers.rounds import THREADS, Array, busy, error
 from record import page, rows_of, save
+from spectra_parts import parts
 
 from onnxjvp import jacobian_operator
-from onnxjvp.analysis import eigenpairs, triplets
-from onnxjvp.analysis.found import Judge
+from onnxjvp.analysis import eigenpairs, points, triplets
+from onnxjvp.analysis.found import GUARD, Judge
 from onnxjvp.analysis.linear import JacobianOperator
 from onnxjvp.analysis.products import Products
 from onnxjvp.analysis.sampling import probes
@@ -45,88 +46,83 @@ SOLVERS = {
     "krylov": triplets.krylov,
     "alternating": triplets.alternating,
     "subspace": eigenpairs.subspace,
-    "eigen-krylov": eigenpairs.krylov,
 }
+TURNS = 10
 #: name → (method, values, products): ten iterations of blocks with three vectors to guard them
 WORK = {
     "Alg. 2, k = 50, 10 iterations": ("subspace", 50, 530),
     "Alg. 4, k = 50, 10 iterations": ("alternating", 50, 1060),
-    "krylov, 50 singular values to 1e-5": ("krylov", 50, 100_000),
+    "the default, 50 singular values to 1e-5": ("krylov", 50, 100_000),
 }
 FROBENIUS = "Frobenius norm, 100 draws"
 #: what a method may use before it gives up
-PRODUCTS = 20_000
-#: how torch's products are asked for, in words
-TORCH = {
-    "jvp": "vmap of jvp and vjp",
-    "linearize": "vmap of linearize and vjp",
-    "single": "linearize and vjp, one by one",
-}
-#: what --only takes: the work in that order, and the other table
-ONLY = ("alg-2", "alg-4", "krylov", "frobenius", "methods")
+PRODUCTS = 6_000
+#: seconds after which no further round of a kind of work begins
+PATIENCE = 75
+#: what --only takes: the work in that order, and the other tables
+ONLY = ("alg-2", "alg-4", "krylov", "frobenius", "methods", "parts")
 TITLE = "Spectra and norms of a UNet's Jacobian: the work of the paper's Fig. 4"
 
 
 class Ours:
-    """The same calls as torch_spectra_worker.py's, over one operator that moves."""
+    """What torch_spectra_worker.py does, with one operator that moves."""
 
     def __init__(self, x: Array) -> None:
-        self.x = x
-        self.operator: JacobianOperator = jacobian_operator(MODEL, {"x": x[:1]}, blocks=True)
-        self.used = 0
+        self.points = [{"x": x[i : i + 1]} for i in range(len(x))]
+        self.operator: JacobianOperator = jacobian_operator(MODEL, self.points[0], blocks=True)
 
-    def points(self) -> Iterator[tuple[JacobianOperator, np.random.Generator]]:
-        for i in range(len(self.x)):
-            self.operator.at({"x": self.x[i : i + 1]})
-            yield self.operator, np.random.default_rng([0, i])
+    def call(self, name: str, count: int, *, together: bool = True) -> tuple[Array, int]:
+        """Values of the first points, and the products of all."""
 
-    def solve(self, method: str, k: int, products: int) -> Array:
-        values, self.used = [], 0
-        for operator, rng in self.points():
+        def work(operator: JacobianOperator, i: int) -> tuple[Array, int]:
+            rng = np.random.default_rng([0, i])
+            if name == FROBENIUS:
+                U = probes("rademacher", rng, operator.shape[1], 100)
+                return np.sqrt(np.mean(np.sum(operator.matmat(U) ** 2, axis=0))), 100
+            method, k, products = WORK[name]
             A = Products(operator, products)
             found = SOLVERS[method](A, k, Judge(A, None, rng), rng)
-            values.append(np.abs(found.values[:k]))
-            self.used += A.used
-        return np.stack(values)
+            return np.abs(found.values[:k]), A.used
 
-    def frobenius(self, count: int) -> Array:
-        values, self.used = [], 0
-        for operator, rng in self.points():
-            U = probes("rademacher", rng, operator.shape[1], count)
-            values.append(np.sqrt(np.mean(np.sum(operator.matmat(U) ** 2, axis=0))))
-            self.used += count
-        return np.array(values)
+        self.operator.at(self.points[0])
+        if together:
+            found = points.at_each(work, self.operator, self.points[:count])
+        else:
+            found = [points.at_each(work, self.operator, self.points[:1])[0]]
+            for i in range(1, count):
+                self.operator.at(self.points[i])
+                found.append(work(self.operator, i))
+        return np.stack([values for values, _ in found]), sum(used for _, used in found)
 
-    def call(self, name: str) -> Array:
-        return self.frobenius(100) if name == FROBENIUS else self.solve(*WORK[name])
-
-    def timed(self, name: str) -> Timed:
-        def run() -> float:
-            start = time.perf_counter()
-            self.call(name)
-            return time.perf_counter() - start
-
-        return run
+    def seconds(self, name: str, count: int, *, together: bool = True) -> float:
+        start = time.perf_counter()
+        self.call(name, count, together=together)
+        return time.perf_counter() - start
 
 
-def asked(name: str, how: str) -> str:
-    """The same, as torch's worker is asked for it."""
+def asked(name: str, how: str, count: int) -> str:
+    """The same, as torch's worker is asked for it: this code, or as printed."""
+    printed, _, way = how.rpartition(" ")
     if name == FROBENIUS:
-        return f"frobenius 100 {how}"
+        return (
+            f"printed frobenius 100 1 {way} {count}" if printed else f"frobenius 100 {way} {count}"
+        )
     method, k, products = WORK[name]
-    return f"solve {method} {k} {products} {how}"
+    if printed:
+        return f"printed {method} {k} {TURNS} {way} {count}"
+    return f"solve {method} {k} {products} {way} {count}"
 
 
 @contextmanager
-def in_runtime() -> Iterator[list[float]]:
-    """Seconds that runs of models take, while the block lasts."""
-    taken: list[float] = []
+def in_runtime() -> Iterator[list[tuple[float, float]]]:
+    """Begin and end of the runs of models, while the block lasts."""
+    taken: list[tuple[float, float]] = []
     plain = runtime.Binding.run
 
     def timed(self: Any, **options: Any) -> Any:
         start = time.perf_counter()
         found = plain(self, **options)
-        taken.append(time.perf_counter() - start)
+        taken.append((start, time.perf_counter()))
         return found
 
     runtime.Binding.run = timed  # type: ignore[method-assign]
@@ -136,51 +132,75 @@ def in_runtime() -> Iterator[list[float]]:
         runtime.Binding.run = plain  # type: ignore[method-assign]
 
 
+def outside(run: Callable[[], float]) -> float:
+    """The share of its time in which no model runs."""
+    with in_runtime() as taken:
+        whole = run()
+    covered, until = 0.0, 0.0
+    for start, end in sorted(taken):
+        covered += max(0.0, end - max(start, until))
+        until = max(until, end)
+    return 1 - covered / whole
+
+
 def against_torch(
     names: Sequence[str], samples: int, rounds: int, versions: dict[str, str]
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     x = np.random.default_rng(0).standard_normal((samples, *SHAPE)).astype(np.float32)
-    ours, rows = Ours(x), []
+    ours = Ours(x)
     with Remote("torch", ("image_unet", "image_unet"), {"x": x}, worker="torch_spectra") as torch:
         versions["torch"] = torch.version
         for name in names:
-            found, used = ours.call(name), ours.used
-            with in_runtime() as taken:
-                whole = ours.timed(name)()
-            off = error(torch.value(asked(name, "jvp")), found)
-            blocks = [how for how in TORCH if how != "single"]
-            contenders = {how: torch.timed(asked(name, how)) for how in blocks}
-            seconds, others = interleave({"ours": ours.timed(name), **contenders}, rounds)
-            seconds["single"] = np.array([torch.timed(asked(name, "single"))()])
-            mine = float(np.median(seconds["ours"]))
-            ratios = {
-                f"torch {told}, over ours": float(np.median(seconds[how] / seconds["ours"]))
-                for how, told in TORCH.items()
+            printed = WORK.get(name, ("", 0, 0))[0] != "krylov"
+            blocks = {"torch, this code, vmap": "vmap"}
+            if printed:
+                blocks["torch, as printed, vmap"] = "printed vmap"
+            say = "printed " if printed else ""
+            single = {
+                "torch, one by one": f"{say}single",
+                "torch, linearize, one by one": f"{say}single-linearize",
             }
-            rows.append(
-                {
-                    "table": "work",
-                    "work": name,
-                    "samples": samples,
-                    "products": used,
-                    "seconds": mine,
-                    "ms a product": 1e3 * mine / used,
-                    "outside the runtime": 1 - sum(taken) / whole,
-                    **ratios,
-                    "values differ by": off,
-                    "cores busy with others": round(others, 1),
-                }
-            )
-            print(rows[-1], flush=True)
-    return rows
+            # once at one sample, which also warms up
+            found, _ = ours.call(name, 1)
+            off = error(torch.value(asked(name, "vmap", 1)), found)
+            once = {label: torch.timed(asked(name, how, 1))() for label, how in single.items()}
+            contenders: dict[str, Callable[[], float]] = {
+                "ours": lambda name=name: ours.seconds(name, samples),
+                "one after another": lambda name=name: ours.seconds(name, samples, together=False),
+                **{label: torch.timed(asked(name, how, samples)) for label, how in blocks.items()},
+            }
+            for label in blocks:
+                torch.timed(asked(name, blocks[label], 1))()
+            others, seconds = busy(), {label: [] for label in contenders}
+            start, rng = time.perf_counter(), np.random.default_rng(0)
+            for _ in range(rounds):
+                for label in rng.permutation(list(contenders)):
+                    seconds[label].append(contenders[label]() / samples)
+                if time.perf_counter() - start > PATIENCE:
+                    break
+            each = {label: float(np.median(taken)) for label, taken in seconds.items()} | once
+            mine, (_, used) = each.pop("ours"), ours.call(name, samples)
+            yield {
+                "table": "work",
+                "work": name,
+                "products a sample": round(used / samples),
+                "s a sample": mine,
+                "one after another": each.pop("one after another"),
+                "outside the runtime": outside(contenders["ours"]),
+                "outside, one after another": outside(contenders["one after another"]),
+                **{f"{label}: times ours": taken / mine for label, taken in each.items()},
+                "values differ by": off,
+                "samples": samples,
+                "rounds": len(seconds["ours"]),
+                "cores busy with others": round(max(others, busy()), 1),
+            }
 
 
-def methods() -> list[dict[str, Any]]:
+def methods() -> Iterator[dict[str, Any]]:
     """Every method to residuals of 1e-5 of the largest value, at one sample."""
     x = np.random.default_rng(0).standard_normal((1, *SHAPE)).astype(np.float32)
     operator = jacobian_operator(MODEL, {"x": x}, blocks=True)
     operator.matvec(np.ones(operator.shape[1]))
-    rows = []
     for kind, k in (("singular", 1), ("singular", 5), ("singular", 50), ("eigen", 1), ("eigen", 5)):
         for method in METHODS[kind]:
             if method == "eigsh" or (method == "dense" and k > 1):
@@ -188,22 +208,46 @@ def methods() -> list[dict[str, Any]]:
             start = time.perf_counter()
             rng = np.random.default_rng(0)
             A, _, found = solve(operator, k, kind, method, None, PRODUCTS, rng)
-            rows.append(
-                {
-                    "table": "methods",
-                    "values": f"{k} {kind}",
-                    "method": method,
-                    "seconds": time.perf_counter() - start,
-                    "J u": A.forward,
-                    "J^T v": A.backward,
-                    "worst residual over the largest value": float(
-                        found.residuals.max() / np.abs(found.values[0])
-                    ),
-                    "converged": found.converged,
-                }
-            )
-            print(rows[-1], flush=True)
-    return rows
+            yield {
+                "table": "methods",
+                "values": f"{k} {kind}",
+                "method": method,
+                "seconds": time.perf_counter() - start,
+                "J u": A.forward,
+                "J^T v": A.backward,
+                "worst residual over the largest value": float(
+                    found.residuals.max() / np.abs(found.values[0])
+                ),
+                "converged": found.converged,
+            }
+
+
+def pieces() -> Iterator[dict[str, Any]]:
+    """What a product is made of here, and how long it takes in torch."""
+    count = WORK["Alg. 2, k = 50, 10 iterations"][1] + GUARD
+    x = np.zeros((1, *SHAPE), np.float32)
+    with Remote("torch", ("image_unet", "image_unet"), {"x": x}, worker="torch_spectra") as torch:
+
+        def least(call: str) -> float:
+            return 1e3 * min(torch.timed(f"{call} {count}")() for _ in range(6)) / count
+
+        in_torch = {"J u": least("products jvp"), "Jᵀ v": least("products vjp")}
+        forward = least("forward")
+    for row in parts(MODEL, count, THREADS):
+        theirs = in_torch[row["of"]]
+        yield {
+            **row,
+            "ms in torch, vmap": theirs,
+            "over ours": theirs / row["ms"],
+            "over our convolutions": theirs / row["convolutions"],
+        }
+    yield {"table": "parts", "of": "f(x)", "ms in torch, vmap": forward}
+
+
+def noted(rows: list[dict[str, Any]], more: Iterator[dict[str, Any]]) -> None:
+    for row in more:
+        print(row, flush=True)
+        rows.append(row)
 
 
 def main() -> int:
@@ -212,34 +256,32 @@ def main() -> int:
     options.add_argument("--samples", type=int, default=10)
     options.add_argument("--only", nargs="*", choices=ONLY, default=ONLY)
     args = options.parse_args()
-    works = [
+    names = [
         name for name, short in zip((*WORK, FROBENIUS), ONLY, strict=False) if short in args.only
     ]
-    rows = [r for r in rows_of("spectra") if r.get("work") not in works]
+    rows = [r for r in rows_of("spectra") if r.get("work") in {*WORK, FROBENIUS} - set(names)]
+    rows += [r for r in rows_of("spectra") if r["table"] in {"methods", "parts"} - set(args.only)]
     versions: dict[str, str] = {}
-    if works:
-        found = against_torch(works, args.samples, args.rounds, versions)
-        rows += [{**row, "torch": versions["torch"]} for row in found]
+    if names:
+        noted(rows, against_torch(names, args.samples, args.rounds, versions))
     if "methods" in args.only:
-        rows = [r for r in rows if r["table"] != "methods"] + methods()
-    notes = (
-        "Medians of interleaved rounds; onnxruntime and torch on the same cores, in float32, and "
-        "the same code of onnxjvp.analysis over both, from the same random starts. `products` "
-        "counts J u and Jᵀ v, those included that measure rounding. `outside the runtime`: the "
-        "share of time that is not onnxruntime's (NumPy on one thread). Products of torch come "
-        "from torch.func.vjp at the point, and from torch.func.jvp or torch.func.linearize, whose "
-        "tracing of the model at every point is counted; a block in one call by vmap, or a vector "
-        "at a time. Methods stop at residuals of 1e-5 of the largest value, or after "
-        f"{PRODUCTS:,} products."
-    )
-    save("spectra", TITLE, notes, rows)
+        noted(rows, methods())
+    if "parts" in args.only:
+        noted(rows, pieces())
+    for row in rows:
+        if row["table"] == "work":
+            row.setdefault("torch", versions.get("torch", ""))
+    save("spectra", TITLE, NOTES, rows)
+    headings = {"work": "Against torch.func", "methods": "Methods", "parts": "What a product is"}
     tables = {
         heading: [{k: v for k, v in r.items() if k != "table"} for r in rows if r["table"] == name]
-        for name, heading in (("work", "Against torch.func"), ("methods", "Methods"))
+        for name, heading in headings.items()
     }
-    page("spectra", TITLE, notes, tables)
+    page("spectra", TITLE, NOTES, tables)
     return 0
 
+
+NOTES = ""
 
 if __name__ == "__main__":
     sys.exit(main())

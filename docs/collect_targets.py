@@ -1,3 +1,4 @@
+# ruff: noqa: PLC0415  (each needs an environment of its own)
 """Write the tables of onnxjvp/targets/tables that runtimes can be asked for.
 
     python docs/collect_targets.py kernels cpu | web     in an environment with that onnxruntime
@@ -27,7 +28,7 @@ EVERYWHERE = {"float32", "int8", "uint8"}
 WHOLE = {"int32", "int64"}
 #: typed by one operand and registered once a dtype, and which take integers nevertheless:
 #: onnxruntime/tools/ort_format_model/operator_type_usage_processors.py
-TAKES_WHOLE = "Add Concat Div Equal Greater Less Mul Neg Sub".split()
+TAKES_WHOLE = ("Add", "Concat", "Div", "Equal", "Greater", "Less", "Mul", "Neg", "Sub")
 #: operators whose kernels switch on the dtype, and name the integers that they always take:
 #: ORT_SPECIFY_OP_KERNEL_ARG_REQUIRED_TYPES in their sources; ConstantOfShape takes int64 alone
 SWITCHES = {
@@ -41,9 +42,9 @@ SWITCHES = {
 }
 #: of one implementation for all dtypes: they are not cut down
 ANY_DTYPE = (
-    "Expand Flatten GatherND Identity If Loop Not And Or NonZero Reshape Scan Shape Size "
-    "Squeeze Tile Transpose Unsqueeze"
-).split()
+    *("Expand", "Flatten", "GatherND", "Identity", "If", "Loop", "Not", "And", "Or", "NonZero"),
+    *("Reshape", "Scan", "Shape", "Size", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+)
 _DTYPES = {"float": "float32", "double": "float64"}
 
 
@@ -135,6 +136,7 @@ def of_mobile(path: str) -> None:
     """The package's operators with the kernels, and the dtypes of them, that its build keeps."""
     rows = re.findall(r"\|(ai\.onnx|com\.microsoft):(\w+)\|", Path(path).read_text("utf-8"))
     listed = {name if domain == "ai.onnx" else f"{domain}::{name}" for domain, name in rows}
+    listed.remove("LayerNormalization")  # at its opsets no operator of ONNX, but of its optimiser
     kept: dict[str, list[Any]] = {}
     for label, every in kernels().items():
         if label not in listed:

@@ -1,6 +1,6 @@
 """Seeds of the fuzzer: a small model of every operator, of old opsets, bodies and functions.
 
-    python fuzz/corpus.py FOLDER
+python fuzz/corpus.py FOLDER
 """
 
 from __future__ import annotations

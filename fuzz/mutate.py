@@ -8,6 +8,7 @@ judge, which bytes changed at random seldom are.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -68,10 +69,8 @@ class Mutation:
             *((1, self._versions), (1, self._content)),
         ]
         (chosen,) = self.rng.choices([s for _, s in steps], [w for w, _ in steps])
-        try:
+        with contextlib.suppress(ValueError, TypeError):  # a number that the field cannot hold
             chosen(every)
-        except (ValueError, TypeError, UnicodeDecodeError):
-            pass  # a number that the field cannot hold
 
     # -- any field -----------------------------------------------------------------------------
 
@@ -120,7 +119,9 @@ class Mutation:
 
     def _word(self) -> str:
         names = self._names()
-        return self.rng.choice(names) if names and self.rng.random() < 0.5 else self.rng.choice(WORDS)
+        return (
+            self.rng.choice(names) if names and self.rng.random() < 0.5 else self.rng.choice(WORDS)
+        )
 
     def _names(self) -> list[str]:
         graph = self.model.graph

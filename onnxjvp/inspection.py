@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from onnxjvp.rewrite.card import read_card
 from onnxjvp.rules.kinds import KIND_NAMES, Zero
 from onnxjvp.rules.registry import rule_for
 from onnxjvp.targets import named, unfit
-from onnxjvp.targets.lint import Finding
+from onnxjvp.targets.lint import ADDED, MODEL, Finding
 
 #: kinds beside those of the rules
 DEAD = "not on a live path"
@@ -204,13 +204,26 @@ def _fitness(
     written: dict[str, tuple[Finding, ...] | None] = {}
     for emit, rewrite in (("jvp", jvp), ("vjp", vjp)):
         try:
-            rewrite(source.model, wrt, quantized=quantized, target=target)
-            written[emit] = ()
+            made = rewrite(source.model, wrt, quantized=quantized, target=target)
+            written[emit] = tuple(_left(made, target, source))
         except TargetError as error:
             written[emit] = tuple(f for f in error.findings if isinstance(f, Finding))
         except (UnsupportedOpError, UsageError):
             written[emit] = None
     return Fitness(target, runtime.described, tuple(own), written)
+
+
+def _left(made: Rewritten, target: str, source: Source) -> Iterator[Finding]:
+    """What cannot run of a model that was written all the same, as some targets' are."""
+    if named(target).refuses:
+        return
+    again = load(made.model)
+    own = {v.name for node in source.graph for v in node.outputs}
+    makers = {node.name or node.outputs[0].name: node for node in again.graph}
+    for finding in unfit(target, again.graph, opset_of(again.model)):
+        node = makers.get(finding.node)
+        added = node is not None and node.outputs[0].name not in own
+        yield replace(finding, place=ADDED if added else MODEL)
 
 
 def _as_it_came(model: AnyModel) -> ir.Model:

@@ -117,36 +117,47 @@ def _profile() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 
 
-class Driver:
-    """One page of a headless Chromium, driven over the W3C WebDriver protocol by chromedriver."""
+@contextlib.contextmanager
+def driven(width: int = 1200, height: int = 900) -> Iterator[Page]:
+    """One page of a headless Chromium, driven by chromedriver.
 
-    def __init__(self, width: int = 1200, height: int = 900) -> None:
-        program, browser = chromedriver(), chromium()
-        if program is None or browser is None:
-            raise RuntimeError("chromedriver and Chromium are needed")
-        self._profile = _profile()
-        self._process = subprocess.Popen(
+    Raises:
+      RuntimeError: one of them is missing or did not start.
+    """
+    program, browser = chromedriver(), chromium()
+    if program is None or browser is None:
+        raise RuntimeError("chromedriver and Chromium are needed")
+    with (
+        _profile() as profile,
+        subprocess.Popen(
             [program, "--port=0"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        assert self._process.stdout is not None
-        line = next(filter(lambda text: "on port" in text, self._process.stdout), "")
-        self._address = f"http://127.0.0.1:{line.rsplit(' ', 1)[-1].strip().rstrip('.')}"
-        arguments = [*FLAGS, f"--user-data-dir={self._profile.name}"]
-        arguments += [f"--window-size={width},{height}", "--force-device-scale-factor=1"]
-        options = {"args": arguments, "binary": browser}
-        wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-        self._session = ""
-        self._session = f"/session/{self._ask('POST', '/session', wanted)['sessionId']}"
+        ) as process,
+    ):
+        assert process.stdout is not None
+        started = "started successfully on port "
+        line = next((text for text in process.stdout if started in text), started)
+        page = Page(f"http://127.0.0.1:{line.split(started)[1].strip().rstrip('.')}")
+        try:
+            flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
+            options = {"args": [*flags, "--force-device-scale-factor=1"], "binary": browser}
+            page.open({"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+            yield page
+            page.close()
+        finally:
+            process.terminate()
 
-    def __enter__(self) -> Driver:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(RuntimeError):
-            self._ask("DELETE", "")
-        self._process.terminate()
-        self._process.wait()
-        self._profile.cleanup()
+class Page:
+    """The W3C WebDriver protocol, as far as tests of a page need it."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def open(self, wanted: Mapping[str, Any]) -> None:
+        self._address += f"/session/{self._ask('POST', '/session', wanted)['sessionId']}"
+
+    def close(self) -> None:
+        self._ask("DELETE", "")
 
     def go(self, address: str) -> None:
         self._ask("POST", "/url", {"url": address})
@@ -181,8 +192,7 @@ class Driver:
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        address = f"{self._address}{self._session}{path}"
-        request = urllib.request.Request(address, data, method=method)
+        request = urllib.request.Request(self._address + path, data, method=method)
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 return json.load(reply)["value"]

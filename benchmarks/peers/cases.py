@@ -1,9 +1,9 @@
 """Cases for another runtime: files on disk that Python and JavaScript read alike. Only NumPy.
 
-A folder of cases has cases.json, the names in order, and per case NAME.onnx and NAME.in, the
-arrays that are fed. A runtime writes NAME.out, or its own words as NAME.failed, into a folder of
-its own. Arrays are in the safetensors format: eight bytes with the length of a JSON header, the
-header {name: {dtype, shape, data_offsets}}, then the data, all little-endian.
+A folder of cases has per case NAME.onnx and NAME.in, the arrays that are fed. A runtime writes
+NAME.out, or its own words as NAME.failed, into a folder of its own. Arrays are in the safetensors
+format: eight bytes with the length of a JSON header, the header {name: {dtype, shape,
+data_offsets}}, then the data, all little-endian.
 """
 
 from __future__ import annotations
@@ -53,6 +53,11 @@ def unpack(raw: bytes) -> Values:
         ).reshape(about["shape"])
         for name, about in json.loads(raw[8:start]).items()
     }
+
+
+def write_case(folder: Path, name: str, model: bytes, feeds: Mapping[str, Array]) -> None:
+    (folder / f"{name}.onnx").write_bytes(model)
+    (folder / f"{name}.in").write_bytes(pack(feeds))
 
 
 def run_cases(

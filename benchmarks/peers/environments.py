@@ -39,10 +39,16 @@ def made(peer: str) -> str:
     return python_of(peer)
 
 
-def node_modules() -> Path:
-    """The folder with the npm packages of web/package.json, installed if they are not there."""
-    folder = Path(os.environ.get("NODE_MODULES", HERE / ".venv" / "web" / "node_modules"))
+def node_modules(install: bool = True) -> Path | None:
+    """The folder with the npm packages of web/package.json; None if it is not there.
+
+    Args:
+      install: make it then.
+    """
+    folder = Path(os.environ.get("NODE_MODULES") or HERE / ".venv" / "web" / "node_modules")
     if not (folder / "onnxruntime-web").exists():
+        if not install:
+            return None
         make("web")
     return folder
 

@@ -72,6 +72,8 @@ function paint(selector, values, colour) {
   canvas.getContext("2d").putImageData(pixels, 0, 0);
 }
 
+const minus = (text) => text.replace("-", "−");
+
 function drawBars(truth, linear, jvp, [low, high]) {
   const at = (value) => (100 * (Math.min(Math.max(value, low), high) - low)) / (high - low);
   const top = truth.indexOf(Math.max(...truth));
@@ -82,8 +84,8 @@ function drawBars(truth, linear, jvp, [low, high]) {
       row.innerHTML = `<td>${k}</td><td class="bar"><div class="track" style="--zero:${at(0)}%">
         <i style="left:${at(Math.min(value, 0))}%;width:${Math.abs(at(value) - at(0))}%"></i>
         <b style="left:${at(linear[k])}%"></b></div></td>
-        <td class="truth">${value.toFixed(3)}</td><td class="linear">${linear[k].toFixed(3)}</td>
-        <td class="jvp">${jvp[k].toFixed(3)}</td>`;
+        <td class="truth">${minus(value.toFixed(3))}</td><td class="linear">${minus(linear[k].toFixed(3))}</td>
+        <td class="jvp">${minus(jvp[k].toFixed(3))}</td>`;
       return row;
     }),
   );
@@ -91,16 +93,17 @@ function drawBars(truth, linear, jvp, [low, high]) {
 
 /** Curves of some logits over t, each with its tangent at t = 0. */
 function drawPlot(curves, here, classes, [low, high], t) {
-  const [left, right, top, bottom] = [34, 500, 8, 234];
+  const [left, right, top, bottom] = [30, 500, 8, 194];
   const x = (time) => left + ((right - left) * (time - LOW)) / (HIGH - LOW);
   const y = (value) => bottom - ((bottom - top) * (value - low)) / (high - low);
   const line = (points) => `M${points.map(([a, b]) => `${x(a).toFixed(1)},${y(b).toFixed(1)}`).join("L")}`;
-  const marks = [low, (low + high) / 2, high].map(
+  const tens = Array.from({ length: 20 }, (_, i) => 10 * (i - 10)).filter((v) => low <= v && v <= high);
+  const marks = tens.map(
     (value) => `<line class="axis" x1="${left}" x2="${right}" y1="${y(value)}" y2="${y(value)}"/>
-      <text x="${left - 6}" y="${y(value) + 4}" text-anchor="end">${value.toFixed(0)}</text>`,
+      <text x="${left - 6}" y="${y(value) + 4}" text-anchor="end">${minus(value.toFixed(0))}</text>`,
   );
-  const times = [-0.5, 0, 0.5, 1, 1.5].map(
-    (time) => `<text x="${x(time)}" y="252" text-anchor="middle">${time}</text>`,
+  const times = [-0.5, 0, 0.5, 1].map(
+    (time) => `<text x="${x(time)}" y="212" text-anchor="middle">${minus(String(time))}</text>`,
   );
   const drawn = classes.map((k, i) => {
     const points = Array.from({ length: POINTS }, (_, p) => [timeOf(p), curves[10 * p + k]]);
@@ -109,9 +112,9 @@ function drawPlot(curves, here, classes, [low, high], t) {
     return `<path class="tangent" d="${line(tangent)}" ${stroke}/><path d="${line(points)}" ${stroke}/>
       <text x="${right + 4}" y="${y(points.at(-1)[1]) + 4}" style="fill:var(--c${i});font-weight:600">${k}</text>`;
   });
-  find("#plot").innerHTML = `<clipPath id="inside"><rect x="${left}" y="0" width="${right - left}" height="240"/></clipPath>
-    ${marks.join("")}${times.join("")}${drawn.join("")}
-    <line class="now" x1="${x(t)}" x2="${x(t)}" y1="0" y2="240"/>`;
+  find("#plot").innerHTML = `<clipPath id="inside"><rect x="${left}" y="0" width="${right - left}" height="200"/></clipPath>
+    ${marks.join("")}${times.join("")}<text x="${right}" y="212" text-anchor="end">t</text>${drawn.join("")}
+    <line class="now" x1="${x(t)}" x2="${x(t)}" y1="0" y2="200"/>`;
 }
 
 const timeOf = (point) => LOW + ((HIGH - LOW) * point) / (POINTS - 1);
@@ -125,6 +128,7 @@ let at; // what belongs to x and u: {x, u, here, image, curves, classes, range}
 async function choose() {
   const x = DIGITS[state.start];
   const u = DIRECTIONS[state.towards][1](x);
+  await push(classifier, x, u); // the first call is not what the others are
   const began = performance.now();
   const here = await push(classifier, x, u);
   const took = performance.now() - began;
@@ -151,7 +155,7 @@ async function move() {
   const truth = await push(classifier, point, at.u);
   const image = await push(autoencoder, point, at.u);
   const ahead = ({ f, jvp }) => f.map((value, i) => value + t * jvp[i]);
-  find("#t-shown").textContent = t.toFixed(2);
+  find("#t-shown").textContent = minus(t.toFixed(2));
   grey("#image-x", at.x);
   signed("#image-u", at.u, 1);
   grey("#image-moved", point);

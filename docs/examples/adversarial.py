@@ -32,7 +32,7 @@ def main(picture: str | None = None) -> list[dict[str, float]]:
     sigma = np.array([each.require().values[0] for each in found])
     worst = np.concatenate([each.right["image"][0] for each in found])  # [images, 1, 8, 8], norm 1
 
-    random = np.random.default_rng(0).standard_normal((20, *images.shape))
+    random = np.random.default_rng(0).standard_normal((10, *images.shape))
     random /= np.sqrt(np.square(random).sum(axis=(2, 3, 4), keepdims=True))  # norm 1, too
 
     before = logits(images)

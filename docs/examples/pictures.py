@@ -80,7 +80,7 @@ def manifold(path: str, clean: np.ndarray, noisy: np.ndarray, drawn: Sequence[np
     """Some images: as they were, with noise, from the autoencoder, and after projections."""
     rows = {"clean": clean, "noisy": noisy, "autoencoder": drawn[0]}
     rows |= {"projected once": drawn[1], "8 times": drawn[8]}
-    figure, axes = canvas(*[1.7] * 5, height=4)
+    figure, axes = canvas(*[1.7] * 5)
     for axis, (title, images) in zip(axes, rows.items(), strict=True):
         tiles = images[:6].reshape(3, 2, 8, 8).clip(0, 1)
         tiles = np.pad(tiles, ((0, 0), (0, 0), (1, 0), (0, 1)), constant_values=np.nan)

@@ -11,7 +11,13 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[2]
 #: what is shown of the rest of the project
-OUTSIDE = ("CHANGELOG.md", "LICENSE", "benchmarks/results/*.md", "benchmarks/results/*.svg")
+OUTSIDE = (
+    "CHANGELOG.md",
+    "LICENSE",
+    "models/README.md",
+    "benchmarks/results/*.md",
+    "benchmarks/results/*.svg",
+)
 _LINK = re.compile(r"(?<=\]\()(\.\./[^)\s#]+)")
 
 

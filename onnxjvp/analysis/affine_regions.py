@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from onnxjvp.analysis.comparing import (
+    Boundary,
+    Compared,
+    Region,
+    alike,
+    arrays_of,
+    by_sample,
+    crossing,
+    described,
+)
 from onnxjvp.analysis.jacobians import affine_parameters
+from onnxjvp.analysis.points import Point, samples
 from onnxjvp.analysis.stores import Pair
 from onnxjvp.errors import InputError, UnsupportedOpError, UsageError
 from onnxjvp.graph.load import AnyModel
@@ -20,70 +30,6 @@ from onnxjvp.oracle import Evaluator
 from onnxjvp.rewrite import Rewritten
 from onnxjvp.rewrite.states import boundaries
 from onnxjvp.runtime import Array, Session, TensorSpec, check_feeds
-
-Point = Mapping[str, Array]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The comparisons of one node at a point.
-
-    Attributes:
-      node, operator: which node; `units` is how many comparisons (windows, choices) it has.
-      margin: how far the closest of its comparisons is from changing, in the units of what is
-        compared, of those that are not met exactly; infinity where there is none. unit: the index
-        of that one, in the code.
-      tied: how many units are met exactly: x lies on their boundary, or equal numbers (zeros behind
-        a Relu, in one window) are of equal tangents too.
-    """
-
-    node: str
-    operator: str
-    units: int
-    margin: float
-    unit: tuple[int, ...] | None
-    tied: int
-
-
-@dataclass(frozen=True)
-class Region:
-    """A region, by a point inside.
-
-    Attributes:
-      code: what every comparison came to, by node: masks, steps, indices of what was chosen.
-      digest: SHA-256 of the code, in hexadecimal; equal codes of one model have equal ones.
-      layers: the nodes that compare, in the order of the graph.
-    """
-
-    code: dict[str, Array]
-    digest: str
-    layers: tuple[Layer, ...]
-
-    @property
-    def units(self) -> int:
-        return sum(layer.units for layer in self.layers)
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """Where a region ends along a direction.
-
-    Attributes:
-      distance: the smallest t > 0 such that x + t u is in another region, or 0 if x lies on the
-        boundary that u leads across; infinity: there is none.
-      length: t ‖u‖, over all variables.
-      node, operator, unit: the comparison that changes first, None if none does. `unit` is its
-        index in the code of its node; of TopK the place in the order that is lost.
-      margin, rate: of that comparison; distance = margin / −rate.
-    """
-
-    distance: float
-    length: float
-    node: str | None = None
-    operator: str | None = None
-    unit: tuple[int, ...] | None = None
-    margin: float = math.inf
-    rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -97,23 +43,16 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Compared:
-    """The comparisons of one node as arrays.
+class Sample:
+    """The region of one sample of a batch, and where it ends along u and along −u."""
 
-    `margins` and `rates` are float64 [rivals, units]; `shape` is that of the units.
-    """
+    region: Region
+    ahead: Boundary
+    behind: Boundary
 
-    node: str
-    operator: str
-    code: Array
-    shape: tuple[int, ...]
-    margins: Array
-    rates: Array
 
-    def unit(self, place: int) -> tuple[int, ...]:
-        """Which unit an element of margins belongs to."""
-        index = place % self.margins.shape[1]
-        return tuple(int(i) for i in np.unravel_index(index, self.shape))
+#: a sample alone and beside others may differ by that share, for rounding alone
+_ROUNDING = 1e-2
 
 
 class Regions:
@@ -182,10 +121,43 @@ class Regions:
         Cost: about 2 forward passes, for both.
         """
         scaled, exponent = _scaled(u)
-        compared = self.compared(x, scaled)
-        size = math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in u.values()))
+        compared, size = self.compared(x, scaled), _length(u)
         ahead, behind = (crossing(compared, sign, exponent, size) for sign in (1, -1))
         return ahead, behind
+
+    def each(self, x: Point, u: Point | None = None) -> list[Sample]:
+        """`at` and `boundary` for every sample of a batch, in one call.
+
+        Args: x, u: as for `boundary`; samples are along axis 0 of every array.
+        Raises: as `boundary`; UnsupportedOpError where samples are not along axis 0 of all that is
+          compared, or the first one shows that they depend on each other.
+        Cost: about 2 forward passes of the batch, and as much once more to look at one sample.
+        """
+        u = u or {}
+        count = len(samples({**x, **u}))
+        if count == 0:
+            return []
+        scaled, exponent = _scaled(u)
+        parts = by_sample(self.compared(x, scaled), count)
+        if count > 1:
+            self._check_independent(x, scaled, parts[0], count)
+        found = []
+        for i, own in enumerate(parts):
+            size = _length({n: np.asarray(a)[i] for n, a in u.items()})
+            ends = [crossing(own, sign, exponent, size) for sign in (1, -1)]
+            found.append(Sample(described(own), *ends))
+        return found
+
+    def _check_independent(self, x: Point, u: Point, first: Sequence[Compared], count: int) -> None:
+        """Whether the first sample is the same without the others."""
+        fixed = any(s.shape and isinstance(s.shape[0], int) for s in self._inputs)
+        rows = [0] * count if fixed else [0]
+        alone = self.compared(*({n: np.asarray(a)[rows] for n, a in p.items()} for p in (x, u)))
+        if not alike(first, by_sample(alone, len(rows))[0], _ROUNDING):
+            raise UnsupportedOpError(
+                "what the first sample compares changes with the samples beside it; take the batch "
+                "as one point, or samples one at a time"
+            )
 
     def differences(self, x: Point, z: Point) -> list[Difference]:
         """The nodes whose codes differ between two points; none if they share a region.
@@ -227,7 +199,7 @@ class Regions:
         else:
             assert self._session is not None
             values = self._session.run(feeds)
-        return [_compared(state, values) for state in self._states]
+        return [arrays_of(state, values) for state in self._states]
 
     def double(self) -> Regions:
         """The same in float64; itself if it is."""
@@ -346,52 +318,9 @@ def regions(
     )
 
 
-# -- arrays ------------------------------------------------------------------------------------
-
-
-def _compared(state: Mapping[str, Any], values: Mapping[str, Array]) -> Compared:
-    code, margins, rates = (np.asarray(values[state[k]]) for k in ("output", "margin", "rate"))
-    rates = np.broadcast_to(rates, margins.shape)
-    wide = [np.asarray(a, np.float64) for a in (margins, rates)]
-    if any(np.isnan(a).any() for a in wide):
-        raise InputError(
-            f"what {state['node']} ({state['operator']}) compares is not a number, or moves by "
-            "what is none: regions are of finite inputs"
-        )
-    rivals = state["rivals"]
-    shape = margins.shape if rivals == "apart" else code.shape
-    count = math.prod(shape)
-    if not count or not margins.size:
-        flat = [np.zeros((0, count)) for _ in wide]
-    elif rivals == "behind":
-        flat = [a.reshape(count, -1).T for a in wide]
-    else:
-        flat = [a.reshape(-1, count) for a in wide]
-    return Compared(state["node"], state["operator"], code, shape, *flat)
-
-
-def described(compared: Sequence[Compared]) -> Region:
-    layers = []
-    for one in compared:
-        ahead = np.where(one.margins > 0, one.margins, np.inf)
-        place = int(np.argmin(ahead)) if ahead.size else 0
-        least = float(ahead.flat[place]) if ahead.size else math.inf
-        unit = one.unit(place) if math.isfinite(least) else None
-        tied = int(np.sum(np.any(one.margins <= 0, axis=0)))
-        layers.append(Layer(one.node, one.operator, int(one.code.size), least, unit, tied))
-    code = {one.node: one.code for one in compared}
-    return Region(code, digest(compared), tuple(layers))
-
-
-def digest(compared: Sequence[Compared]) -> str:
-    """SHA-256 of all codes, with their nodes and shapes."""
-    found = hashlib.sha256()
-    for one in compared:
-        code = one.code
-        plain = code.astype("<f8" if code.dtype.kind == "f" else "<i8")
-        found.update(f"{one.node}\0{code.shape}\0".encode())
-        found.update(np.ascontiguousarray(plain).tobytes())
-    return found.hexdigest()
+def _length(u: Point) -> float:
+    """‖u‖ over all variables."""
+    return math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in u.values()))
 
 
 def _scaled(u: Point) -> tuple[dict[str, Array], int]:
@@ -404,24 +333,3 @@ def _scaled(u: Point) -> tuple[dict[str, Array], int]:
         raise InputError("the direction is not finite; give finite numbers")
     exponent = math.frexp(largest)[1]
     return {n: np.ldexp(np.asarray(a, np.float64), -exponent) for n, a in u.items()}, exponent
-
-
-def crossing(compared: Sequence[Compared], sign: int, exponent: int, size: float) -> Boundary:
-    """The comparison that is lost first, along the direction or against it."""
-    best = Boundary(math.inf, math.inf)
-    for one in compared:
-        if not one.margins.size:
-            continue
-        rates = sign * one.rates
-        times = np.full(rates.shape, np.inf)
-        np.divide(np.maximum(one.margins, 0), -rates, out=times, where=rates < 0)
-        place = int(np.argmin(times))
-        if not math.isfinite(times.flat[place]):
-            continue
-        t = math.ldexp(float(times.flat[place]), -exponent)
-        if t < best.distance:
-            margin, rate = float(one.margins.flat[place]), float(rates.flat[place])
-            rate = math.ldexp(rate, exponent)
-            unit = one.unit(place)
-            best = Boundary(t, t * size, one.node, one.operator, unit, margin, rate)
-    return best

@@ -15,22 +15,24 @@ _WELL = 1e-3
 _LARGE = 1e-3
 #: a space grows by so much, at least and at the most, between two looks at what it holds
 _NEXT, _LATEST = 1.05, 1.3
-#: a Krylov space from a block reaches what one from a single vector does after so many steps more
-_DELAY = 11
-#: and that one takes so many products, and so many for every value
-_START, _EACH = 25, 3.2
+#: vectors of a space before it is compressed, per value and at least; and the bytes they may take
+_DEPTH, _LEAST, _BYTES = 8, 400, 1 << 29
 
 
-def narrow(A: Products, most: int) -> int:
+def room(k: int, least: int, bytes_each: int) -> int:
+    """How many vectors a space may have for k values, at least so many."""
+    return max(least, min(max(_DEPTH * k, _LEAST), _BYTES // bytes_each))
+
+
+def narrow(A: Products, most: int, share: float) -> int:
     """How many vectors a block should have for the least time, at least 2 and at most `most`.
 
-    Blocks of b take about `_DELAY` + P / b steps, if single vectors take P, and a step as long as
-    `A.overhead` + b directions.
+    Where single vectors take P steps, blocks of b take about P / b + P / share; and a step as long
+    as `A.overhead` + b directions.
     """
     if not math.isfinite(A.overhead):
         return most
-    best = math.sqrt((_START + _EACH * most) * A.overhead / _DELAY)
-    return max(1, min(most, max(2, round(best))))
+    return max(1, min(most, max(2, round(math.sqrt(share * A.overhead)))))
 
 
 class Looks:
@@ -47,7 +49,7 @@ class Looks:
     def seen(self, count: int, worst: float, goal: float) -> None:
         """Of so many vectors the worst residual is that, and it has to become that."""
         expected = math.inf
-        if self._last is not None and 0 < worst < self._last[1] and 0 < goal:
+        if self._last is not None and 0 < worst < self._last[1] and goal > 0:
             before, was = self._last
             expected = count + (count - before) * math.log(worst / goal) / math.log(was / worst)
         self._last = (count, worst)

@@ -8,17 +8,18 @@ as many times as its condition says (so far as Vᵀ A V knows it).
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import numpy as np
 
-from onnxjvp.analysis.bases import Columns, Looks, directions, lengths, narrow, rest
+from onnxjvp.analysis.bases import Columns, Looks, directions, lengths, narrow, rest, room
 from onnxjvp.analysis.found import GUARD, Found, Image, Judge
-from onnxjvp.analysis.products import Products, extension, normal, orthonormal
+from onnxjvp.analysis.products import Products, extension, normal, orthonormal, outside
 from onnxjvp.runtime import Array
 
-_BYTES = 1 << 29
-_DEPTH, _LEAST = 5, 120
+#: of `narrow`: blocks delay the eigenvalues of matrices far from normal, however many
+_SHARE = 3.0
 #: what a residual may move an eigenvalue by, at the most, for two to count as equal
 _MOVED = 100
 
@@ -32,7 +33,7 @@ def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
     Source: Saad 2011, chapter 6; Stewart 2001 (Krylov–Schur), for blocks.
     """
     most = min(A.shape[0], k + GUARD)
-    width = narrow(A, most)
+    width = narrow(A, most, _SHARE)
     found = expanded(A, k, width, judge, rng)
     if width < most and found.converged and _crowded(found, width):
         found = expanded(A, k, most, judge, rng)
@@ -57,7 +58,7 @@ def expanded(A: Products, k: int, width: int, judge: Judge, rng: np.random.Gener
     Source: as `krylov`.
     """
     n = A.shape[0]
-    most = max(3 * (k + GUARD), min(max(_DEPTH * k, _LEAST), _BYTES // (16 * n)))
+    most = room(k, 3 * (k + GUARD), 16 * n)
     V, C = Columns(n, most + width + 1), Columns(n, most + width + 1)  # C = A V
     new = orthonormal(normal(rng, n, width))
     H, edge, looks = np.zeros((0, 0)), np.zeros((width, 0)), Looks(k)  # edge = newᵀ C
@@ -110,12 +111,14 @@ def subspace(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Fou
     V = orthonormal(normal(rng, A.shape[0], min(A.shape[0], k + GUARD)))
     while True:
         C = A.push(V)
-        H = V.T @ C
+        H, squares = V.T @ C, C.T @ C
         values, Y = ritz(H, k, judge.floor)
-        residuals = np.linalg.norm(_times(C - V @ H, Y), axis=0)
+        residuals = outside(squares, H, Y, math.sqrt(np.trace(squares)))
+        if residuals is None or A.spent or residuals.max() <= judge.goal(abs(values[0])):
+            residuals = lengths(_times(C - V @ H, Y))
         if judge.over(abs(values[0]), residuals, partial(_images, A, V, C, Y)):
             return _finished(judge, values, _times(V, Y), residuals, H)
-        V = orthonormal(C)
+        V = orthonormal(C, squares)
 
 
 def dense(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:

@@ -11,6 +11,9 @@ from scipy.sparse.linalg import LinearOperator
 from onnxjvp.analysis.maps import Maps, joined
 from onnxjvp.runtime import Array
 
+#: of powers of two that are numbers themselves
+_MOST = 1010
+
 
 class JacobianOperator(LinearOperator):  # type: ignore[misc]
     """The Jacobian of a model at a point; see `jacobian_operator`, which makes it.
@@ -41,6 +44,18 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         self._maps.at(x)
         self._read()
         self.shape = self._shape()
+
+    def beside(self, x: Mapping[str, Array]) -> JacobianOperator:
+        """The Jacobian at another point for another thread, by the same sessions; raises as `at`.
+
+        On a CPU products of both run at once: one's arithmetic fills the gaps of the other's.
+        """
+        return JacobianOperator(self._maps.beside(x))
+
+    @property
+    def device(self) -> str:
+        """Where products are computed, by onnxruntime's name."""
+        return self._maps.device
 
     def _read(self) -> None:
         self.variables = tuple(self._maps.variables)
@@ -83,20 +98,26 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         if columns.shape[1] > 1:
             self._maps.fold()
         given = self._maps.sides(kind)[1]
-        rows = np.empty((columns.shape[1], sum(t.size for t in given)))
         size = self._maps.block()
-        for i in range(0, len(rows), size):
-            block = columns[:, i : i + size].T.astype(np.float64)
-            rows[i : i + size] = _scaled(
-                lambda part: joined(self._maps.apply(kind, part), given), block
-            )
-        return np.transpose(rows)
+        parts = []
+        for i in range(0, columns.shape[1], size):
+            block = np.array(columns[:, i : i + size].T, np.float64, order="C")
+            parts.append(_scaled(lambda part: joined(self._maps.apply(kind, part), given), block))
+        if len(parts) == 1:
+            return np.transpose(parts[0])
+        if not parts:
+            return np.zeros((sum(t.size for t in given), 0))
+        return np.transpose(np.concatenate(parts))
 
 
 def _scaled(products: Callable[[Array], Array], rows: Array) -> Array:
     """Products of rows that a float16 or float32 can hold: their largest element is about 1.
 
-    A power of two is taken out and put back, which rounds nothing.
+    A power of two is taken out and put back, which rounds nothing. Args: rows: written over.
     """
-    _, exponents = np.frexp(np.abs(rows).max(axis=1, initial=0, keepdims=True))
-    return np.asarray(np.ldexp(products(np.ldexp(rows, -exponents)), exponents))
+    most = np.maximum(rows.max(axis=1, initial=0), -rows.min(axis=1, initial=0))
+    exponents = np.clip(np.frexp(most)[1], -_MOST, _MOST)[:, None]
+    rows *= np.ldexp(1.0, -exponents)
+    found = products(rows)
+    found *= np.ldexp(1.0, exponents)
+    return found

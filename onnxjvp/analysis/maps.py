@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class Maps:
         on_cpu = all(name.lower().startswith("cpu") for name in providers or ())
         target = "cpu" if on_cpu else "portable"
 
-        def start(directions: Count) -> _Started:
+        def start(directions: Count, point: Mapping[str, Array]) -> _Started:
             session = LinearizedSession(
                 linearize(
                     *(model, wrt, outputs),
@@ -82,7 +83,7 @@ class Maps:
                 ),
                 providers=providers,
             )
-            return _Started.at(session, self._point)
+            return _Started.at(session, point)
 
         self._start = start
         self._one: _Started | None = None
@@ -111,6 +112,22 @@ class Maps:
             self._one = _Started.at(self._one.session, self._point)
         self._read(self._many or self._for_one())
 
+    def beside(self, x: Mapping[str, Array]) -> Maps:
+        """The same models at another point, for another thread."""
+        other = copy.copy(self)
+        other._many, other._one = (
+            each and _Started(each.session.beside(), each.values, each.bytes)
+            for each in (self._many, self._one)
+        )
+        other.used = dict.fromkeys(self.used, 0)
+        other.at(x)
+        return other
+
+    @property
+    def device(self) -> str:
+        """Where they compute, by onnxruntime's name."""
+        return (self._many or self._for_one()).session.device
+
     def _read(self, started: _Started) -> None:
         report = started.session.linearized.primal.report
         #: f(x), of the outputs that are differentiated
@@ -132,7 +149,7 @@ class Maps:
         if self._many is not None or self.single is not None:
             return
         try:
-            self._many = self._start(_DIRECTIONS)
+            self._many = self._start(_DIRECTIONS, self._point)
         except UnsupportedOpError as error:
             self._for_one()  # raises in its turn where one direction is impossible, too
             self.single = str(error)
@@ -181,7 +198,7 @@ class Maps:
 
     def _for_one(self) -> _Started:
         if self._one is None:
-            self._one = self._start(None)
+            self._one = self._start(None, self._point)
         return self._one
 
 

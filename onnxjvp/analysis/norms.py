@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
 from onnxjvp.analysis import extremes, functionals
 from onnxjvp.analysis.functionals import Estimate, Plan
-from onnxjvp.analysis.points import Point, operators
+from onnxjvp.analysis.points import Point, at_each, operator_at
 from onnxjvp.analysis.products import Products
 from onnxjvp.analysis.sampling import LEAST, PROBES
 from onnxjvp.analysis.spectra import DENSE_BYTES
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.rewrite import Rewritten
+
+if TYPE_CHECKING:
+    from onnxjvp.analysis.linear import JacobianOperator
 
 #: what can be asked for, and the methods for each: first those that need no chance
 METHODS = {
@@ -100,7 +103,7 @@ def norm(
       most: draws before it gives up.
       probe: "rademacher" (the default), "normal", or "sphere"; asks for draws.
       seed: equal seeds give equal numbers.
-      progress: told draws made and allowed.
+      progress: told draws made and allowed; of several points, from several threads.
       providers: as for `Session`; None means CPU.
     Returns:
       An `Estimate`, or a list of one per point, in units of output / variable (to the power of
@@ -116,14 +119,13 @@ def norm(
         raise UsageError(f"unknown kind {kind!r}; choose {', '.join(KINDS)}")
     _check(kind, method, rtol, samples, most, probe)
     points = [x] if isinstance(x, Mapping) else list(x)
-    found = []
-    for i, operator in enumerate(
-        operators(
-            model, points, wrt, outputs, providers=providers, links=links, quantized=quantized
-        )
-    ):
+
+    def work(operator: JacobianOperator, i: int) -> Estimate:
         rng = np.random.default_rng([seed, i])
-        found.append(estimate(operator, kind, method, rtol, samples, most, probe, rng, progress))
+        return estimate(operator, kind, method, rtol, samples, most, probe, rng, progress)
+
+    options = {"providers": providers, "links": links, "quantized": quantized}
+    found = at_each(work, operator_at(model, points, wrt, outputs, **options), points)
     return found[0] if isinstance(x, Mapping) else found
 
 

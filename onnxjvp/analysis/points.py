@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from onnxjvp.analysis.operators import jacobian_operator
 from onnxjvp.errors import UsageError
@@ -15,28 +18,76 @@ if TYPE_CHECKING:
     from onnxjvp.analysis.linear import JacobianOperator
 
 Point = Mapping[str, Array]
+T = TypeVar("T")
+#: points at work at once; each holds residuals and results of its own
+MOST_WORKERS = 4
 
 
-def operators(
+def operator_at(
     model: AnyModel | Rewritten, points: Sequence[Point], *arguments: Any, **options: Any
-) -> Iterator[JacobianOperator]:
-    """The Jacobian at every point in turn: one operator, which moves.
+) -> JacobianOperator:
+    """The Jacobian at the first point, for blocks of products.
 
     Args: arguments, options: as for `jacobian_operator`, behind the point.
-    Raises: UsageError where there is no point, or a Jacobian without an element.
+    Raises: UsageError where there is no point.
     """
     if not points:
         raise UsageError("there is no point x to differentiate at; give one or more")
-    operator = jacobian_operator(model, points[0], *arguments, blocks=True, **options)
-    for i, point in enumerate(points):
-        if i:
-            operator.at(point)
-        rows, columns = operator.shape
-        if not rows or not columns:
-            raise UsageError(
-                f"the Jacobian is {rows} x {columns} and has no element; give inputs that have some"
-            )
-        yield operator
+    return jacobian_operator(model, points[0], *arguments, blocks=True, **options)
+
+
+def at_each(
+    work: Callable[[JacobianOperator, int], T], first: JacobianOperator, points: Sequence[Point]
+) -> list[T]:
+    """What some work finds of the Jacobian at every point, with one set of sessions.
+
+    On a CPU several points are at work at once, each in a thread: the arithmetic of one and the
+    products of another keep all cores busy.
+
+    Args:
+      work: takes an operator and the number of the point that it is at.
+      first: the operator at the first point; it moves.
+    Raises: UsageError for a Jacobian without an element.
+    """
+    left = iter(range(1, len(points)))
+    found: dict[int, T] = {}
+
+    def go_on(operator: JacobianOperator, i: int | None) -> None:
+        try:
+            while i is not None:
+                rows, columns = operator.shape
+                if not rows or not columns:
+                    raise UsageError(
+                        f"the Jacobian is {rows} x {columns} and has no element; give inputs that "
+                        "have some"
+                    )
+                found[i] = work(operator, i)
+                i = next(left, None)
+                if i is not None:
+                    operator.at(points[i])
+        except BaseException:
+            for _ in left:  # nobody begins another one
+                pass
+            raise
+
+    started = [(first, 0)]
+    if first.device == "cpu":
+        others = itertools.islice(left, max(0, min(MOST_WORKERS, _cores()) - 1))
+        started += [(first.beside(points[i]), i) for i in others]
+    if len(started) == 1:
+        go_on(*started[0])
+    else:
+        with ThreadPoolExecutor(len(started)) as pool:
+            for each in [pool.submit(go_on, *task) for task in started]:
+                each.result()
+    return [found[i] for i in range(len(points))]
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def samples(x: Point) -> list[dict[str, Array]]:

@@ -11,8 +11,10 @@ from onnxjvp.runtime import Array
 
 #: what is left of a unit vector that lies in a space, by rounding; and in that of its neighbours
 _NOTHING, _DEPENDENT = 1e-9, 1e-6
-#: how far products of orthonormal vectors may be from 0 and 1
-_EXACT = 1e-13
+#: how far products of vectors may be from 0 and 1 for one more factor to make them orthonormal
+_NEARLY = 1e-2
+#: residuals over the largest value that squares know to 1 %
+_KNOWN = 1e-6
 #: directions that an estimate of rounding takes
 _PROBES = 2
 
@@ -112,20 +114,26 @@ def normal(rng: np.random.Generator, rows: int, columns: int) -> Array:
     return np.asarray(rng.standard_normal((columns, rows)).T)
 
 
-def orthonormal(block: Array) -> Array:
+def orthonormal(block: Array, squares: Array | None = None) -> Array:
     """Orthonormal columns that span those of a block of full rank.
 
     By Cholesky factors of Bᵀ B, twice: large products of matrices, where a QR decomposition takes
     several times as long; which is taken where columns are too nearly dependent.
+
+    Args: squares: Bᵀ B, where it is known.
     """
     found = block
-    for _ in range(2):
-        factor = cholesky(found.T @ found)
+    squared = block.T @ block if squares is None else squares
+    for again in (True, False):
+        factor = cholesky(squared)
         if factor is None:
             return np.asarray(np.linalg.qr(block)[0])
         found = found @ np.linalg.inv(factor).T
-    off = np.abs(found.T @ found - np.eye(found.shape[1])).max(initial=0)
-    return np.asarray(found if off <= _EXACT else np.linalg.qr(block)[0])
+        if again:
+            squared = found.T @ found
+    # what was nearly orthonormal before the second time is so afterwards
+    off = np.abs(squared - np.eye(len(squared))).max(initial=0)
+    return np.asarray(found if off <= _NEARLY else np.linalg.qr(block)[0])
 
 
 def cholesky(squares: Array) -> Array | None:
@@ -169,6 +177,17 @@ def filled(basis: Array, block: Array, columns: int, rng: np.random.Generator) -
         more = normal(rng, len(basis), columns - found.shape[1])
         found = np.hstack([found, extension(both, more)])
     return found
+
+
+def outside(squares: Array, H: Array, Y: Array, largest: float) -> Array | None:
+    """‖(C − V H) y‖ of columns y, from the small matrices Cᵀ C and H = Vᵀ C, V orthonormal.
+
+    Returns: None where one is too small to be known so, beside the largest singular value of C.
+    """
+    squared = np.sum(Y.conj() * ((squares - H.T @ H) @ Y), axis=0).real
+    if squared.min(initial=np.inf) <= (_KNOWN * largest) ** 2:
+        return None
+    return np.asarray(np.sqrt(squared))
 
 
 def rounding(A: Products, V: Array, C: Array, rng: np.random.Generator) -> float:

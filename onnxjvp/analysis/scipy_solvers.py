@@ -6,6 +6,7 @@ that gives up returns what it has.
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import numpy as np
@@ -20,6 +21,9 @@ from onnxjvp.analysis.found import Found, Judge
 from onnxjvp.analysis.products import Products, normal, rounding
 from onnxjvp.errors import UsageError
 from onnxjvp.runtime import Array
+
+#: filters of warnings are those of all threads
+_FILTERS = threading.Lock()
 
 
 def svds(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
@@ -50,7 +54,7 @@ def lobpcg(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
     start = normal(rng, columns, k)
     start, size = np.linalg.qr(A.pull(A.push(start)))[0], 1.0
     size = float(np.linalg.norm(square.matmat(start[:, :1])))
-    with warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # it says there what residuals say here
         _, V = scipy_lobpcg(square, start, tol=judge.asked * size / 2, maxiter=_turns(A, k))
     return triplets.refined(A, V, k, judge)

@@ -11,15 +11,13 @@ from functools import partial
 
 import numpy as np
 
-from onnxjvp.analysis.bases import Columns, Looks, directions, lengths, narrow, rest
+from onnxjvp.analysis.bases import Columns, Looks, directions, lengths, narrow, rest, room
 from onnxjvp.analysis.found import GUARD, Found, Image, Judge
-from onnxjvp.analysis.products import Products, normal, orthonormal
+from onnxjvp.analysis.products import Products, normal, orthonormal, outside
 from onnxjvp.runtime import Array
 
-#: bytes that the vectors of a Krylov space may take
-_BYTES = 1 << 29
-#: vectors of a Krylov space before it is compressed, per value, and at least
-_DEPTH, _LEAST = 8, 120
+#: of `narrow`, for one value and for each: measured
+_SHARE, _SHARE_EACH = 2.3, 0.3
 
 
 def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
@@ -33,7 +31,7 @@ def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
     if A.shape[1] > A.shape[0]:  # the smaller side is where spaces end
         return exchanged(krylov(A.transposed(), k, judge, rng))
     most = min(A.shape[1], k + GUARD)
-    width = narrow(A, most)
+    width = narrow(A, most, _SHARE + _SHARE_EACH * k)
     found = bidiagonalised(A, k, width, judge, rng)
     if width < most and found.converged and _crowded(found, width):
         found = bidiagonalised(A, k, most, judge, rng)
@@ -58,7 +56,7 @@ def bidiagonalised(
     Source: as `krylov`, with restarts as of Baglama & Reichel 2006.
     """
     rows, columns = A.shape
-    most = max(3 * (k + GUARD), min(max(_DEPTH * k, _LEAST), _BYTES // (8 * (rows + 2 * columns))))
+    most = room(k, 3 * (k + GUARD), 8 * (rows + 2 * columns))
     V, U, Z = (Columns(size, most + width) for size in (columns, rows, columns))  # Z = Jᵀ U
     core, looks = np.zeros((0, 0)), Looks(k)
     new = orthonormal(normal(rng, columns, width))
@@ -134,17 +132,29 @@ def alternating(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> 
     """
     V = orthonormal(normal(rng, A.shape[1], min(*A.shape, k + GUARD)))
     C = A.push(V)
+    squares = C.T @ C
     while True:
-        U = orthonormal(C)
+        U = orthonormal(C, squares)
         V = orthonormal(A.pull(U))
         C = A.push(V)
-        X, s, Yt = np.linalg.svd(U.T @ C)
-        right, left = V @ Yt[:k].T, U @ X[:, :k]
-        off = C @ Yt[:k].T - left * s[:k]
-        residuals = np.linalg.norm(off, axis=0)
-        images = partial(_images, A, right, off + left * s[:k], left, right * s[:k])
+        core, squares = U.T @ C, C.T @ C
+        X, s, Yt = np.linalg.svd(core)
+        residuals = outside(squares, core, Yt[:k].T, float(s[0]))
+        if residuals is None or A.spent or residuals.max() <= judge.goal(float(s[0])):
+            residuals = lengths((C - U @ core) @ Yt[:k].T)
+
+        images = partial(_alternated, A, (V, U, C), X[:, :k], s[:k], Yt[:k])
         if judge.over(float(s[0]), residuals, images):
-            return judge.finished(s[:k], right, left, residuals)
+            return judge.finished(s[:k], V @ Yt[:k].T, U @ X[:, :k], residuals)
+
+
+def _alternated(
+    A: Products, bases: tuple[Array, Array, Array], X: Array, s: Array, Yt: Array
+) -> list[Image]:
+    """Of V, U that spans C = J V, and C."""
+    V, U, C = bases
+    right = V @ Yt.T
+    return _images(A, right, C @ Yt.T, U @ X, right * s)
 
 
 def dense(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:

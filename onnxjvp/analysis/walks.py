@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxjvp.analysis.affine_regions import Boundary, Point, Regions, crossing, digest
+from onnxjvp.analysis.affine_regions import Regions
+from onnxjvp.analysis.comparing import Boundary, crossing, digest
+from onnxjvp.analysis.points import Point
 from onnxjvp.errors import NotConvergedError, UnsupportedOpError, UsageError
 from onnxjvp.runtime import Array
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -83,20 +84,50 @@ def read_npz(path: Path) -> dict[str, Array]:
 def _read(path: Path) -> Array | dict[str, Array]:
     import numpy as np
 
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"{str(path)!r} {kind}; give an .npy or .npz file, or random:SEED")
+    from onnxjvp.graph.files import is_file, what_is
+
+    if not is_file(path):
+        raise UsageError(
+            f"{str(path)!r} {what_is(path)}; give an .npy or .npz file, or random:SEED"
+        )
+    _check_size(path)
     try:
         found = np.load(path, allow_pickle=False)
         if not isinstance(found, np.lib.npyio.NpzFile):
             return np.asarray(found)
         with found:
             return {name: found[name] for name in found.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (*_DAMAGED, zipfile.BadZipFile) as error:
         raise UsageError(
             f"{str(path)!r} cannot be read as an .npy or .npz file of plain numbers: {error}. "
             "Write it with numpy.save or numpy.savez"
         ) from error
+
+
+#: what NumPy and zipfile raise for files that are not what they say
+_DAMAGED = (OSError, ValueError, EOFError, TypeError, KeyError, NotImplementedError, zlib.error)
+#: what compressed arrays may grow to, as a multiple of the file, before anything says how large
+#: they may be
+_GROWTH, _SMALL = 200, 1 << 30
+
+
+def _check_size(path: Path) -> None:
+    """Refuse an archive that says it is much larger inside than outside, before it is unpacked."""
+    from onnxjvp.graph import limits
+
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inside = sum(entry.file_size for entry in archive.infolist())
+    except (*_DAMAGED, zipfile.BadZipFile):
+        return  # reading it says what is wrong
+    limits.check_memory(inside, f"what {str(path)!r} unpacks to")
+    if inside > max(_SMALL, _GROWTH * path.stat().st_size):
+        raise UsageError(
+            f"{str(path)!r} would unpack to {inside >> 20:,} MB, which is no file of arrays but a "
+            "trap. If you trust it, unpack it, and write it with numpy.savez"
+        )
 
 
 def read_arrays(option: str, texts: Sequence[str]) -> dict[str, Array]:

@@ -44,7 +44,8 @@ def inspect(
 
     Lists inputs, outputs, constants, trainable parameters, and every operator with the kind of its
     derivative rule or the reason why it is refused. Operators off the live paths, from what is
-    differentiated in to the outputs, need no rule. Of a rewritten model it says what was added.
+    differentiated in to the outputs, need no rule. Of a rewritten model it shows the model card: of
+    what it was made, how, what was added, and how its check went.
 
     With --target, also every node that the runtime cannot run, with the reason and what would help:
     of the model as it is, and of what `rewrite --target` would write, for --emit jvp and vjp.
@@ -159,6 +160,14 @@ def _print_rewritten(card: dict[str, Any]) -> None:
     if "damaged" in card:
         output.line("written by onnxjvp, but its description of itself is damaged")
         return
+    _print_card(card)
+    while "before" in card:
+        card = card["before"]
+        output.line("before that:")
+        _print_card(card)
+
+
+def _print_card(card: dict[str, Any]) -> None:
     output.line(f"written by onnxjvp: {_said(card, SETTINGS)}")
     if with_what := _said(card, OPTIONS):
         output.line(f"with {with_what}")
@@ -173,9 +182,6 @@ def _print_rewritten(card: dict[str, Any]) -> None:
     for what in ("seeds", "cotangents", "targets", "results", "given", "residuals"):
         if card.get(what):
             output.line(f"{what} {json.dumps(card[what], ensure_ascii=False)}")
-    if before := card.get("before"):
-        output.line("before that:")
-        _print_rewritten(before)
 
 
 def _said(card: dict[str, Any], keys: Sequence[str]) -> str:

@@ -51,7 +51,9 @@ def jacobian(
     ] = Mode.AUTO,
     block: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Directions in one pass [default: as memory allows]"),
+        typer.Option(
+            min=1, metavar="N", help="Directions in one pass [default: as memory allows]."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -67,7 +69,10 @@ def jacobian(
     ] = False,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw the matrix; one output and one variable only."),
+        typer.Option(
+            metavar="FILE.png",
+            help="Draw the matrix of one output and one variable (needs matplotlib).",
+        ),
     ] = None,
     quantized: Treatment = None,
     provider: Provider = "cpu",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from onnxjvp._version import __version__
-from onnxjvp.cli import output
+from onnxjvp.cli import memory, output
 from onnxjvp.cli.bench import bench
 from onnxjvp.cli.doctor import doctor
 from onnxjvp.cli.fix import fix
@@ -70,8 +70,30 @@ def _options(
         bool,
         typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
     ] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Let no model make the process take more, such as 4G. It may also stand behind a "
+            "command, and in ONNXJVP_MAX_MEMORY.",
+        ),
+    ] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=NUMBER",
+            help="Read larger models: nodes, parts, depth … (docs/security.md).",
+        ),
+    ] = None,
 ) -> None:
-    pass
+    if max_memory is not None:
+        memory.cap(memory.read(max_memory))
+    else:
+        memory.from_environment()
+    if limit:
+        from onnxjvp.graph import limits  # noqa: PLC0415  (it imports onnx)
+
+        limits.set_for_process(limits.read(limit, "--limit"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       0 done, 1 a check failed, 2 bad usage, 3 the model is invalid or cannot be rewritten, 130
       interrupted.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = _leading(list(sys.argv[1:] if arguments is None else arguments))
     as_json = "--json" in given
     try:
         result = app(given or ["--help"], prog_name="onnxjvp", standalone_mode=False)
@@ -90,12 +112,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except _ArgumentError as error:
         return _bad_arguments(cast(Any, error), as_json)
+    except (MemoryError, RecursionError) as error:
+        output.error(_TOO_LARGE[type(error)], OnnxJvpError.exit_code, as_json=as_json)
+        return OnnxJvpError.exit_code
     except (typer.Abort, KeyboardInterrupt):  # which of the three ways depends on typer's version
         result = INTERRUPTED
     if result == INTERRUPTED:
         output.error("interrupted", INTERRUPTED, as_json=as_json)
     code = result if isinstance(result, int) else 0
     return code if given else BAD_USAGE
+
+
+_TOO_LARGE: dict[type[Exception], str] = {
+    MemoryError: "out of memory: what the model or its arrays ask for is more than the process may "
+    "take. Allow more with --max-memory, or on a larger machine; if the file is not one that you "
+    "trust, do not",
+    RecursionError: "something in the model is nested more deeply than can be read. Export the "
+    "model again; if the file is not one that you trust, do not use it",
+}
+
+
+def _leading(given: list[str]) -> list[str]:
+    """Options of all commands in front of the command, where they may stand behind it too."""
+    moved, kept = list[str](), list[str]()
+    rest = iter(given)
+    for argument in rest:
+        if argument in ("--max-memory", "--limit"):
+            moved += [argument, *([value] if (value := next(rest, None)) is not None else [])]
+        elif argument.startswith(("--max-memory=", "--limit=")):
+            moved.append(argument)
+        else:
+            kept.append(argument)
+    return [*moved, *kept]
 
 
 def _bad_arguments(error: Any, as_json: bool) -> int:

@@ -14,7 +14,7 @@ from onnxjvp.cli import ntk_report as report
 from onnxjvp.cli import output
 from onnxjvp.cli.choices import KernelForm, KernelGroups, KernelMethod
 from onnxjvp.cli.files import check_known, check_output, drawn, given_inputs, sizes
-from onnxjvp.cli.options import AllowLinks, AsJson, Dim, Force, Model, Provider
+from onnxjvp.cli.options import AllowLinks, AsJson, Dim, Force, Model, Outputs, Provider
 from onnxjvp.cli.points import check_plot, input_specs
 from onnxjvp.errors import NotConvergedError, UsageError
 
@@ -28,14 +28,14 @@ def ntk(
     data: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DATA]",
+            metavar="DATA",
             help="Samples along axis 0: .npy or .zarr, with several inputs .npz or a .zarr group.",
         ),
     ] = None,
     other: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[DATA2]", help="The samples of the columns [default: those of the rows]."
+            metavar="DATA2", help="The samples of the columns [default: those of the rows]."
         ),
     ] = None,
     given: Annotated[
@@ -61,10 +61,7 @@ def ntk(
         list[str] | None,
         typer.Option(metavar="NAME", help="Parameters, by name or glob [default: trainable ones]."),
     ] = None,
-    outputs: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Output [default: all that have a derivative]."),
-    ] = None,
+    outputs: Outputs = None,
     form: Annotated[
         KernelForm, typer.Option(help="Pairs of outputs: all, (o, o), or the mean of these.")
     ] = KernelForm.FULL,
@@ -111,7 +108,9 @@ def ntk(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.png", help="Draw the kernel and its spectrum."),
+        typer.Option(
+            metavar="FILE.png", help="Draw the kernel and its spectrum (needs matplotlib)."
+        ),
     ] = None,
     cluster: Annotated[
         str | None,
@@ -285,7 +284,7 @@ def _in_memory(
     model: Path, samples: Samples, others: Samples | None, options: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     from onnxjvp.kernels.dataset import open_both
-    from onnxjvp.kernels.sweep import named
+    from onnxjvp.kernels.engine import named
 
     kernel = _kernel(model, options)
     one, two = open_both(kernel.problem, samples, others)
@@ -343,7 +342,9 @@ class _Wanted:
         from onnxjvp.kernels.problem import problem
 
         links = options["links"]
-        kept = {name: options[name] for name in ("params", "outputs", "logit", "providers")}
+        kept = {
+            name: options[name] for name in ("params", "outputs", "logit", "memory", "providers")
+        }
         chosen = problem(model, kept["params"], kept["outputs"], links=links)
         x = _all(open_both(chosen, samples, None)[0])
         with output.busy(f"linearising {model}"):

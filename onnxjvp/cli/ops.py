@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def ops(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Operators, or patterns such as 'Reduce*'."),
+        typer.Argument(metavar="NAME", help="Operators, or patterns such as 'Reduce*'."),
     ] = None,
     kind: Annotated[
         str | None, typer.Option(metavar="KIND", help="Only operators of that kind.")

@@ -3,8 +3,8 @@
 # ruff: noqa: PLC0415  (NumPy is imported where it is used, so that --help is fast)
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,28 +25,15 @@ from onnxjvp.cli.options import (
     Provider,
     Wrt,
 )
-from onnxjvp.cli.points import input_specs, plain, read_points
+from onnxjvp.cli.points import input_specs, read_points
+from onnxjvp.cli.region_report import Answer, arrays, content_of, print_answer
 from onnxjvp.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnxjvp.analysis.affine_regions import Boundary, Difference, Region, Regions
-    from onnxjvp.analysis.walks import Walk
+    from onnxjvp.analysis.affine_regions import Regions
     from onnxjvp.runtime import Array
 
     Point = dict[str, Array]
-
-#: breakpoints and nodes that are printed; files and --json have all
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """What is known of the region of one point."""
-
-    region: Region
-    boundaries: tuple[Boundary, Boundary] | None
-    differences: list[Difference] | None
-    walk: Walk | None
 
 
 def region(
@@ -150,13 +137,13 @@ def region(
     if affine is not None:
         _write_affine(found, points[0], affine)
     if out is not None:
-        write_npz(out, _arrays(answers))
+        write_npz(out, arrays(answers))
     if as_json:
         content = {
             "model": str(model),
             "exact": found.exact,
             "smooth": list(found.smooth),
-            "regions": [_content(answer) for answer in answers],
+            "regions": [content_of(answer) for answer in answers],
             "written": list(map(str, written)),
         }
         output.print_json(content)
@@ -164,7 +151,7 @@ def region(
     for i, answer in enumerate(answers):
         if len(answers) > 1:
             output.line(f"{'' if i == 0 else chr(10)}sample {i}")
-        _print(found, answer, "float64" if float64 else None)
+        print_answer(found, answer)
     for path in written:
         output.line(f"wrote {path}")
 
@@ -209,8 +196,8 @@ def _others(
     whole = {n: np.concatenate([p[n] for p in points]) for n in points[0]} if each else points[0]
     seeds, files = given_inputs(texts)
     check_known(specs, (*seeds, *files))
-    arrays = read_arrays("--with or --to", [f"{n}={path}" for n, path in files.items()])
-    moved = {**whole, **arrays}
+    read = read_arrays("--with or --to", [f"{n}={path}" for n, path in files.items()])
+    moved = {**whole, **read}
     for name, seed in seeds.items():  # in the shape that x has
         like = [replace(s, shape=whole[name].shape) for s in specs if s.name == name]
         moved |= random_feeds(like, seed)
@@ -230,11 +217,11 @@ def _direction(found: Regions, point: Point, texts: Sequence[str]) -> Point:
             f"--direction names {', '.join(map(repr, unknown))}, which is no variable; the "
             f"variables: {', '.join(map(repr, found.variables))}"
         )
-    arrays = read_arrays("--direction", [f"{n}={path}" for n, path in files.items()])
+    along = read_arrays("--direction", [f"{n}={path}" for n, path in files.items()])
     for name, seed in seeds.items():
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        arrays[name] = rng.standard_normal(known[name])
-    return arrays
+        along[name] = rng.standard_normal(known[name])
+    return along
 
 
 def _answer(
@@ -245,7 +232,7 @@ def _answer(
     ends: list[Point] | None,
     i: int,
     most: int,
-) -> _Answer:
+) -> Answer:
     from onnxjvp.analysis.walks import walk
 
     walked = None
@@ -253,7 +240,7 @@ def _answer(
         with output.progress("regions of the segment") as bar:
             told = None if bar is None else lambda n, share: bar(int(1000 * share), 1000)
             walked = walk(found, point, ends[i], most=most, progress=told)
-    return _Answer(
+    return Answer(
         found.at(point),
         None if along is None else found.boundary(point, along),
         None if others is None else found.differences(point, others[i]),
@@ -270,137 +257,3 @@ def _write_affine(found: Regions, point: Point, path: Path) -> None:
         write_npz(path, {f"{y}_jac_{x}": a for (y, x), a in matrices.items()} | named)
     else:
         write_npz(_beside(path), named)
-
-
-def _arrays(answers: Sequence[_Answer]) -> dict[str, Any]:
-    """NODE_state and breakpoints; of several points POINT/NODE_state and so on."""
-    arrays: dict[str, Any] = {}
-    for i, one in enumerate(answers):
-        lead = f"{i}/" if len(answers) > 1 else ""
-        arrays |= {f"{lead}{node}_state": code for node, code in one.region.code.items()}
-        if one.walk is not None:
-            arrays[f"{lead}breakpoints"] = one.walk.breakpoints
-    return arrays
-
-
-# -- what is printed ---------------------------------------------------------------------------
-
-
-def _print(found: Regions, one: _Answer, engine: str | None) -> None:
-    output.table(
-        ("node", "operator", "units", "closest margin", "at unit", "met exactly"),
-        [
-            (
-                *(layer.node, layer.operator, layer.units, output.number(layer.margin)),
-                *("" if layer.unit is None else list(layer.unit), layer.tied),
-            )
-            for layer in one.region.layers
-        ],
-        right=("units", "closest margin", "met exactly"),
-    )
-    output.line()
-    output.line(f"code {one.region.digest}, {one.region.units} units")
-    for line in (*_about(found), *_boundary_lines(one), *_difference_lines(one), *_walk_lines(one)):
-        output.line(line)
-
-
-def _about(found: Regions) -> Iterator[str]:
-    if found.smooth:
-        yield f"f is not affine inside, for nodes that are smooth: {', '.join(found.smooth)}"
-    if not found.exact:
-        yield "boundaries are estimates of the first order: comparisons are behind smooth nodes"
-
-
-def _boundary_lines(one: _Answer) -> Iterator[str]:
-    for name, edge in zip(("along u", "along -u"), one.boundaries or (), strict=False):
-        if edge.node is None:
-            yield f"{name}: no boundary"
-        else:
-            yield (
-                f"{name}: the region ends at t = {edge.distance:.6g}, a step of length "
-                f"{edge.length:.6g}: {edge.node} ({edge.operator}), unit {list(edge.unit or ())}"
-            )
-
-
-def _difference_lines(one: _Answer) -> Iterator[str]:
-    if one.differences is None:
-        return
-    if not one.differences:
-        yield "the other point shares the region"
-        return
-    units = sum(difference.units for difference in one.differences)
-    nodes = len(one.region.layers)
-    yield (
-        f"the other point is in another region: {units} units differ, in {len(one.differences)} of "
-        f"{nodes} nodes"
-    )
-    for difference in one.differences[:_SHOWN]:
-        yield (
-            f"  {difference.node} ({difference.operator}): {difference.units} of {difference.of}"
-        )
-    if len(one.differences) > _SHOWN:
-        yield f"  and {len(one.differences) - _SHOWN} nodes more"
-
-
-def _walk_lines(one: _Answer) -> Iterator[str]:
-    if one.walk is None:
-        return
-    count = len(one.walk.breakpoints)
-    yield (
-        f"the segment passes through {one.walk.regions} regions, found by {one.walk.evaluations} "
-        f"evaluations; both sides of a breakpoint agree on where it is to {one.walk.error:.1e}"
-    )
-    pairs = zip(one.walk.breakpoints[:_SHOWN], one.walk.crossings, strict=False)
-    for t, edge in pairs:
-        yield f"  t = {t:.6g}: {edge.node} ({edge.operator}), unit {list(edge.unit or ())}"
-    if count > _SHOWN:
-        yield f"  and {count - _SHOWN} breakpoints more"
-
-
-def _content(one: _Answer) -> dict[str, Any]:
-    nodes = [
-        {
-            "node": layer.node,
-            "operator": layer.operator,
-            "units": layer.units,
-            "margin": plain(layer.margin),
-            "unit": layer.unit,
-            "tied": layer.tied,
-        }
-        for layer in one.region.layers
-    ]
-    content: dict[str, Any] = {
-        "digest": one.region.digest,
-        "units": one.region.units,
-        "nodes": nodes,
-    }
-    if one.boundaries is not None:
-        content["along"], content["against"] = map(_edge, one.boundaries)
-    if one.differences is not None:
-        content["shared"] = not one.differences
-        content["differences"] = [
-            {"node": d.node, "operator": d.operator, "units": d.units, "of": d.of}
-            for d in one.differences
-        ]
-    if one.walk is not None:
-        content["walk"] = {
-            "regions": one.walk.regions,
-            "breakpoints": one.walk.breakpoints.tolist(),
-            "crossings": [_edge(edge) for edge in one.walk.crossings],
-            "digests": list(one.walk.digests),
-            "error": one.walk.error,
-            "evaluations": one.walk.evaluations,
-        }
-    return content
-
-
-def _edge(edge: Boundary) -> dict[str, Any]:
-    return {
-        "distance": plain(edge.distance),
-        "length": plain(edge.length),
-        "node": edge.node,
-        "operator": edge.operator,
-        "unit": edge.unit,
-        "margin": plain(edge.margin),
-        "rate": plain(edge.rate),
-    }

@@ -83,7 +83,10 @@ def rewrite(
     ] = None,
     target: Annotated[
         Target | None,
-        typer.Option(help="The runtime to write for [default: portable, for all of them]."),
+        typer.Option(
+            help="The runtime to write for; what web, mobile, openvino or tensorrt cannot run is "
+            "refused by name [default: portable, for all of them]."
+        ),
     ] = None,
     quantized: Annotated[
         Quantized | None,

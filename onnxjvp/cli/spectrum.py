@@ -59,7 +59,8 @@ def spectrum(
         ),
     ] = None,
     products: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Products allowed [default: 200 a value]")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Products allowed [default: 200 a value]."),
     ] = None,
     seed: Seed = 0,
     wrt: Wrt = None,

@@ -55,6 +55,9 @@ def check_bodies(model: ir.Model) -> None:
 @shape_function("If")
 def _if(shapes: Shapes, node: ir.Node) -> None:
     """What both branches agree on; where their ranks differ, what is declared stays."""
+    condition = node.inputs[0]
+    if condition is not None and condition.dtype not in (None, ir.DataType.BOOL):
+        raise ValueError(f"its condition is {condition.dtype}")
     for output, *ends in zip(node.outputs, *(body.outputs for body in bodies(node)), strict=True):
         first, second = ends
         if None not in (first.dtype, second.dtype) and first.dtype != second.dtype:

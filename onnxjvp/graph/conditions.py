@@ -60,9 +60,7 @@ def _truth(shapes: Shapes, value: ir.Value | None, known: _Known, depth: int = 0
     return known[value]
 
 
-def _made_truth(
-    shapes: Shapes, value: ir.Value | None, known: _Known, depth: int
-) -> bool | None:
+def _made_truth(shapes: Shapes, value: ir.Value | None, known: _Known, depth: int) -> bool | None:
     made = None if value is None else value.producer()
     if made is None or made.domain:
         return None

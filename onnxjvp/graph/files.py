@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import google.protobuf.message
 import onnx
 
 from onnxjvp.errors import InvalidModelError, UsageError
+from onnxjvp.graph import limits
 
 
 def shown(model: object) -> str:
@@ -27,11 +29,12 @@ def parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
         content = model
     else:
         path = Path(model)
-        if not path.is_file():
-            kind = "is a folder" if path.is_dir() else "does not exist"
-            raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
+        if not is_file(path):
+            raise UsageError(
+                f"{os.fspath(model)!r} {what_is(path)}; give the path of an .onnx file"
+            )
         try:
-            content = path.read_bytes()
+            content = _content(path)
         except OSError as error:
             raise UsageError(f"{os.fspath(model)!r} cannot be read: {error.strerror}") from error
     proto = onnx.ModelProto()
@@ -45,6 +48,35 @@ def parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     return proto
 
 
+def is_file(path: Path) -> bool:
+    """Whether it is an ordinary file: no folder, pipe or device. No name is an error."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or has a zero in it
+        return False
+
+
+def what_is(path: Path) -> str:
+    """What is there in place of a file."""
+    try:
+        if path.is_dir():
+            return "is a folder"
+        return "is no ordinary file" if path.exists() else "does not exist"
+    except (OSError, ValueError):
+        return "is no name that a file can have"
+
+
+def _content(path: Path) -> bytes:
+    most = limits.current().file_bytes
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise limits.beyond("file_bytes", size, f"the bytes of {str(path)!r}")
+        # the bytes, the message, and what is made of it
+        limits.check_memory(3 * size, f"reading {str(path)!r}")
+        return file.read(size)
+
+
 def refuse_data_outside(path: str | os.PathLike[str]) -> None:
     """Raise InvalidModelError for a file whose external data leaves its folder.
 
@@ -55,15 +87,45 @@ def refuse_data_outside(path: str | os.PathLike[str]) -> None:
     except InvalidModelError:
         return  # not a protobuf: another format of the runtime's, or an error that it reports
     folder = Path(path).resolve().parent
-    for tensor in proto.graph.initializer:
+    for tensor in (*_tensors(proto.graph.node), *_held(proto.graph)):
         for entry in tensor.external_data:
             if entry.key == "location":
                 inside(tensor.name, folder, entry.value)
+    for function in proto.functions:
+        for tensor in _tensors(function.node):
+            if tensor.external_data:
+                raise InvalidModelError(
+                    f"function {function.name!r} has a constant in an external file, which is "
+                    "refused. Inline the model's functions first (onnx.inliner)"
+                )
+
+
+def _held(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+
+
+def _tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    """Every tensor that nodes have among their attributes, in bodies as well."""
+    for node in nodes:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _held(graph)
+                yield from _tensors(graph.node)
 
 
 def inside(name: str, folder: Path, location: str) -> Path:
     """The path of external data, which must not leave the folder of the model."""
     path = Path(os.path.normpath(folder / location))
+    if "\0" in location:
+        raise InvalidModelError(
+            f"tensor {name!r} keeps its data in {location!r}, which is no name that a file can "
+            "have. Export the model again"
+        )
     if not path.is_relative_to(folder):
         raise InvalidModelError(
             f"tensor {name!r} keeps its data in {location!r}, outside the model's folder; that is "

@@ -68,7 +68,7 @@ def remembered(model: ir.Model) -> frozenset[str]:
     """The names in a model's metadata; anybody can have written these."""
     try:
         found = json.loads(model.metadata_props.get(KEY, "[]"))
-    except ValueError:
+    except (ValueError, RecursionError):
         found = []
     listed = found if isinstance(found, list) else []
     return frozenset(name for name in listed if isinstance(name, str))

@@ -8,6 +8,7 @@ hidden, for its size is worked out again by `shape_functions`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 
 import onnx
@@ -19,6 +20,7 @@ from onnxjvp.graph import limits
 _PREFIX = "onnxjvp.hidden."
 #: Slice takes positions as operands, and Expand of earlier opsets adds axes one by one
 _SLICE_FROM, _EXPAND_FROM = 10, 13
+_FROM_ONE = ("group", "strides", "dilations", "kernel_shape", "blocksize")
 _AXES = ("axis", "axes", "batch_dims", "perm")
 
 
@@ -34,6 +36,12 @@ def check_nodes(nodes: Iterable[ir.Node]) -> None:
                 low = 0 if name == "batch_dims" else -limits.current().rank
                 if not low <= axis <= limits.current().rank:
                     raise _wrong(node, f"{name} is {axis}, and no tensor has such an axis")
+        for name in _FROM_ONE:
+            if any(number < 1 for number in _ints(node, name)):
+                raise _wrong(node, f"{name} is {_ints(node, name)}")
+        limits.check_constant(
+            math.prod(_ints(node, "kernel_shape")), f"the kernel of node {node.name!r}"
+        )
         count = node.attributes.get("num_outputs")
         if node.op_type == "Split" and count and _ints(node, "num_outputs") != [len(node.outputs)]:
             raise _wrong(node, f"it has {len(node.outputs)} outputs, not num_outputs of them")
@@ -90,11 +98,13 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(inner)
 
 
-def without_negative_sizes(model: ir.Model) -> None:
-    """Sizes below 0, some exporters' word for unknown, become unknown ones."""
+def forget_nonsense(model: ir.Model) -> None:
+    """Sizes below 0, some exporters' word for unknown, become unknown ones; so do types of none."""
     for graph in model.graphs():
         made = (v for node in graph for v in node.outputs)
         for value in (*graph.inputs, *made, *graph.outputs):
+            if value.type is not None and value.dtype == ir.DataType.UNDEFINED:
+                value.type = None
             if value.shape is None or isinstance(value.type, ir.SequenceType | ir.OptionalType):
                 continue
             if any(isinstance(d, int) and d < 0 for d in value.shape.dims):

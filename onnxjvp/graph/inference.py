@@ -10,16 +10,16 @@ import onnx_ir as ir
 import onnxjvp.graph.functions
 import onnxjvp.graph.shape_functions  # noqa: F401  (these fill the table of shape functions)
 from onnxjvp.errors import InvalidModelError
-from onnxjvp.graph import dims, guards
+from onnxjvp.graph import dims, guards, limits
 from onnxjvp.graph.branches import BRANCHES, is_if
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.loops import Fed, changes, fed, forgotten, is_loop
 from onnxjvp.graph.opset import skeleton
 from onnxjvp.graph.scans import is_scan, slices
-from onnxjvp.graph.shapes import Shapes, constant
+from onnxjvp.graph.shapes import MISFITS, Shapes, constant
 
 #: what a shape function meets in a node that contradicts its operands
-BAD_NODE = (IndexError, ValueError, AssertionError, ZeroDivisionError, TypeError, UnknownTypeError)
+BAD_NODE = (*MISFITS, UnknownTypeError)
 
 
 def infer(model: ir.Model) -> Shapes:
@@ -57,20 +57,30 @@ def _infer_graph(
     for node in graph:
         for output in node.outputs:
             _declare(output, types.get(output.name or ""))
-        if is_if(node):
-            twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
-            for branch in BRANCHES:
-                _infer_graph(shapes, node.attributes[branch].as_graph(), twin[branch], inside=True)
-        elif (found := _fed(node)) is not None:
-            twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
-            _infer_steps(shapes, node, twin["body"], found)
+        try:
+            _infer_bodies(shapes, node, twins)
+        except BAD_NODE as error:
+            raise _misfit(node, error) from error
         _infer_node(shapes, node, inside)
+
+
+def _infer_bodies(shapes: Shapes, node: ir.Node, twins: dict[str, onnx.NodeProto]) -> None:
+    if is_if(node):
+        twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
+        for branch in BRANCHES:
+            _infer_graph(shapes, node.attributes[branch].as_graph(), twin[branch], inside=True)
+    elif (found := _fed(node)) is not None:
+        twin = {a.name: a.g for a in twins[node.outputs[0].name or ""].attribute}
+        _infer_steps(shapes, node, twin["body"], found)
 
 
 def _infer_steps(shapes: Shapes, node: ir.Node, inferred: onnx.GraphProto, first: Fed) -> None:
     """The body of a Scan or a Loop. What a turn of a Loop changes of a size is not known."""
     body, changed = node.attributes["body"].as_graph(), set[tuple[int, int]]()
     while True:
+        shapes.turns += 1  # loops within loops that change sizes multiply
+        if shapes.turns > limits.current().turns:
+            raise limits.beyond("turns", shapes.turns, "readings of the bodies of loops")
         _infer_graph(shapes, body, inferred, inside=True, given=first)
         more = changes(node, first) - changed if is_loop(node) else None
         if not more:
@@ -98,14 +108,18 @@ def _infer_node(shapes: Shapes, node: ir.Node, inside: bool) -> None:
     except BAD_NODE as error:
         if inside:
             return  # exporters leave such nodes in branches that are never taken
-        shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
-        raise InvalidModelError(
-            f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): "
-            f"{error}. Export the model again, or repair it"
-        ) from error
+        raise _misfit(node, error) from error
     for output, shape in zip(node.outputs, declared, strict=True):
         # what a file says of its shapes is not always true: it serves only where ours end
         output.shape = shape if output.shape is None else output.shape
+
+
+def _misfit(node: ir.Node, error: Exception) -> InvalidModelError:
+    shown = ", ".join("none" if v is None else str(v.shape) for v in node.inputs)
+    return InvalidModelError(
+        f"node {node.name!r} ({node.op_type}) does not fit its operands ({shown}): {error}. Export "
+        "the model again, or repair it"
+    )
 
 
 def _inferred(model: ir.Model) -> onnx.GraphProto:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import graphlib
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
@@ -30,9 +30,9 @@ class Limits:
     #: bytes of an .onnx file; protobuf has no larger messages
     file_bytes: int = (1 << 31) - 1
     #: nodes, once functions are inlined
-    nodes: int = 250_000
+    nodes: int = 100_000
     #: nodes, operands, attributes, tensors, descriptions of values: what takes memory by itself
-    parts: int = 4_000_000
+    parts: int = 2_000_000
     #: graphs within graphs
     depth: int = 12
     #: axes of a tensor, as in NumPy
@@ -51,6 +51,8 @@ class Limits:
     turns: int = 2_000
     #: bytes of tensors in an external file, as a multiple of its size
     shared: int = 16
+    #: bytes that the process may take; 0 is no limit
+    memory: int = 0
 
 
 def _from_environment() -> Limits:
@@ -121,6 +123,17 @@ def check_constant(elements: float, what: str) -> None:
     """Refuse to make a constant of so many elements of what a few numbers in a file say."""
     if elements > current().constant:
         raise beyond("constant", int(elements), f"the elements of {what}")
+    check_memory(8 * elements, what)
+
+
+def check_memory(size: float, what: str) -> None:
+    """Refuse what would take more memory than the process may."""
+    most = current().memory
+    if most and size > most:
+        raise LimitError(
+            f"{what} takes {int(size) >> 20:,} MB, and the process may take {most >> 20:,} MB. "
+            "Allow more with --max-memory"
+        )
 
 
 # -- the message -------------------------------------------------------------------------------
@@ -135,17 +148,21 @@ def check(proto: onnx.ModelProto, where: str) -> None:
     Cost: linear in the size of the message without its weights.
     """
     counted = _Count(where)
+    counted.add(len(proto.opset_import) + len(proto.metadata_props) + len(proto.functions))
+    _check_imports(proto, where)
     main = counted.graph(proto.graph, 0, inside=False)
     bodies = dict[_Id, _Size]()
     for function in proto.functions:
         key = function.domain, function.name, function.overload
-        size = counted.nodes(function.node, 0, inside=True)
+        if key in bodies:
+            raise InvalidModelError(
+                f"{where} has two functions {function.domain}::{function.name}, and nothing says "
+                "which one is called. Export the model again, or repair it"
+            )
+        counted.add(len(function.input) + len(function.output) + len(function.value_info))
         for name in (*function.input, *function.output):
             counted.name(name)
-        # two of one name: the larger one, whichever is called
-        bodies[key] = max(size, bodies.get(key, size), key=lambda each: each.nodes)
-    for values in (proto.opset_import, proto.metadata_props, proto.functions):
-        counted.add(len(values))
+        bodies[key] = counted.nodes(function.node, 0, inside=True)
     _check_inlined(main, bodies, where)
 
 
@@ -177,9 +194,10 @@ class _Count:
     def graph(self, graph: onnx.GraphProto, depth: int, *, inside: bool) -> _Size:
         if depth > self.limits.depth:
             raise beyond("depth", depth, f"graphs within graphs of {self.where}")
-        self.add(len(graph.sparse_initializer) + len(graph.quantization_annotation))
+        self.add(len(graph.initializer) + len(graph.sparse_initializer))
+        self.add(len(graph.input) + len(graph.output) + len(graph.value_info))
+        self.add(len(graph.quantization_annotation))
         for tensor in graph.initializer:
-            self.add(1)
             check_tensor(tensor, tensor.name)
         for value in (*graph.input, *graph.output, *graph.value_info):
             self.value(value)
@@ -192,10 +210,12 @@ class _Count:
             raise beyond("rank", rank, f"axes of {value.name!r}")
         for dim in value.type.tensor_type.shape.dim:
             self.name(dim.dim_param)
-        self.add(1 + rank)
+        self.add(rank)
 
-    def nodes(self, nodes: Iterable[onnx.NodeProto], depth: int, *, inside: bool) -> _Size:
+    def nodes(self, nodes: Sequence[onnx.NodeProto], depth: int, *, inside: bool) -> _Size:
         """Args: inside: a function, whose nodes may take attributes from a call."""
+        if len(nodes) > self.limits.nodes:
+            raise beyond("nodes", len(nodes), f"nodes of {self.where}")
         found = _Size(0, depth, {})
         for node in nodes:
             found.nodes += 1
@@ -204,6 +224,11 @@ class _Count:
             self.add(1 + len(node.input) + len(node.output) + len(node.attribute))
             for name in (*node.input, *node.output, node.name):
                 self.name(name)
+            if len({attribute.name for attribute in node.attribute}) < len(node.attribute):
+                raise InvalidModelError(
+                    f"node {node.name!r} ({node.op_type}) has an attribute twice, and readers "
+                    "differ in which one they take. Export the model again, or repair it"
+                )
             for attribute in node.attribute:
                 for inner in self.attribute(node, attribute, depth, inside=inside):
                     found.nodes += inner.nodes
@@ -224,6 +249,8 @@ class _Count:
                 f"{label} stands for {attribute.ref_attr_name!r} of a function, and there is none. "
                 "Export the model again, or repair it"
             )
+        if attribute.type == onnx.AttributeProto.UNDEFINED and not attribute.ref_attr_name:
+            raise InvalidModelError(f"{label} has no type. Export the model again, or repair it")
         if attribute.type == onnx.AttributeProto.TENSOR and not attribute.ref_attr_name:
             check_tensor(attribute.t, f"{node.name}.{attribute.name}")
         for tensor in attribute.tensors:
@@ -236,9 +263,23 @@ class _Count:
             yield self.graph(graph, depth + 1, inside=inside)
 
 
+def _check_imports(proto: onnx.ModelProto, where: str) -> None:
+    """One version for each domain: readers differ in which of several they take."""
+    found: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if found.setdefault(domain, entry.version) != entry.version:
+            raise InvalidModelError(
+                f"{where} imports the operators of {entry.domain or 'ai.onnx'!r} in versions "
+                f"{found[domain]} and {entry.version}. Export the model again, or repair it"
+            )
+
+
 def _check_inlined(main: _Size, bodies: dict[_Id, _Size], where: str) -> None:
     """Functions that call functions may be few and stand for any number of nodes."""
-    calls = {key: {call for call, _ in body.calls if call in bodies} for key, body in bodies.items()}
+    calls = {
+        key: {call for call, _ in body.calls if call in bodies} for key, body in bodies.items()
+    }
     try:
         order = list(graphlib.TopologicalSorter(calls).static_order())
     except graphlib.CycleError as error:
@@ -265,7 +306,7 @@ def _check_inlined(main: _Size, bodies: dict[_Id, _Size], where: str) -> None:
 
 # -- tensors -----------------------------------------------------------------------------------
 
-_TYPED = {
+_TYPED: dict[int, tuple[str, int]] = {
     onnx.TensorProto.FLOAT: ("float_data", 1),
     onnx.TensorProto.COMPLEX64: ("float_data", 2),
     onnx.TensorProto.DOUBLE: ("double_data", 1),
@@ -310,7 +351,9 @@ def check_tensor(tensor: onnx.TensorProto, name: str) -> None:
             f"tensor {name!r} holds strings as raw or external data, which ONNX does not have. "
             "Export the model again"
         )
-    field, each = _TYPED.get(tensor.data_type, ("int32_data", 1))
+    field, each = "int32_data", 1
+    if tensor.data_type in _TYPED:
+        field, each = _TYPED[tensor.data_type]
     for listed in _LISTS:
         count = len(getattr(tensor, listed))
         most = 0 if whole or listed != field else each * elements

@@ -6,7 +6,10 @@ weights are shared, everything else is copied.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +22,7 @@ from onnxjvp.errors import InvalidModelError
 from onnxjvp.graph import deprecated, guards, limits, runtime_nodes
 from onnxjvp.graph.branches import check_bodies, normalise
 from onnxjvp.graph.conditions import decide
-from onnxjvp.graph.files import inside, parse, shown
+from onnxjvp.graph.files import inside, is_file, parse, shown, what_is
 from onnxjvp.graph.inference import infer
 from onnxjvp.graph.opset import at_opset, declare_standard, opset_of, skeleton
 from onnxjvp.graph.regions import captured
@@ -99,7 +102,7 @@ def _in_normal_form(model: AnyModel, opset: int | None, links: Path | None) -> t
     _check_order(working, shown(model))
     check_bodies(working)
     guards.check_nodes(working.graph.all_nodes())
-    guards.without_negative_sizes(working)
+    guards.forget_nonsense(working)
     runtime_nodes.set_apart(working)
     deprecated.define(working)
     try:
@@ -140,7 +143,8 @@ def _read(model: AnyModel) -> ir.Model:
     limits.check(proto, shown(model))
     _check_no_maps(proto, shown(model))
     try:
-        loaded = ir.from_proto(proto)
+        with _quietly():
+            loaded = ir.from_proto(proto)
     except (ValueError, TypeError, KeyError, RuntimeError, NotImplementedError) as error:
         raise InvalidModelError(f"{shown(model)} cannot be read as ONNX: {error}") from error
     if folder is not None:
@@ -152,6 +156,18 @@ def _read(model: AnyModel) -> ir.Model:
             "or load its data into it (onnx.load does)"
         )
     return loaded
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Without onnx_ir's warnings: they hold names of the file as they are, and errors follow."""
+    logger = logging.getLogger("onnx_ir")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _check_no_maps(proto: onnx.ModelProto, where: str) -> None:
@@ -225,9 +241,17 @@ def _check_tensors(model: ir.Model, links: Path | None) -> None:
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.ExternalTensor) and links is not None:
                 value.const_value = _followed(value.const_value, links)
+    read: Counter[str] = Counter()
     for name, tensor in _tensors(model):
         if isinstance(tensor, ir.ExternalTensor):
-            _check_external(name, tensor)
+            size = _check_external(name, tensor)
+            read[str(tensor.path)] += tensor.nbytes
+            if read[str(tensor.path)] > limits.current().shared * size:
+                raise limits.beyond(
+                    "shared",
+                    -(-read[str(tensor.path)] // max(size, 1)),
+                    f"how often tensors of {os.fspath(tensor.location)!r} share its bytes",
+                )
         elif isinstance(tensor, ir.TensorProtoTensor):
             raw = tensor.raw
             if raw.HasField("raw_data") and len(raw.raw_data) != tensor.nbytes:
@@ -238,37 +262,45 @@ def _check_tensors(model: ir.Model, links: Path | None) -> None:
                 )
 
 
-def _check_external(name: str, tensor: ir.ExternalTensor) -> None:
-    """Refuse external data that leaves the model's folder, or is not all there."""
+def _check_external(name: str, tensor: ir.ExternalTensor) -> int:
+    """Refuse external data that leaves the model's folder, or is not all there.
+
+    Returns:
+      The bytes of the file that it is in.
+    """
     location = os.fspath(tensor.location)
     if not tensor.base_dir:  # a link that was followed, or a tensor that the caller made
         path = Path(location)
     else:
         path = inside(name, Path(tensor.base_dir).resolve(), location)
-        if path.exists() and (path.resolve() != path or path.stat().st_nlink > 1):
+        if is_file(path) and (path.resolve() != path or path.stat().st_nlink > 1):
             raise InvalidModelError(
                 f"the data file {location!r} of tensor {name!r} is a link; links are refused "
                 "unless they stay inside a folder that you name. Copy the file, or name that "
                 "folder with --allow-links"
             )
-    if not path.is_file():
+    if not is_file(path):
         raise InvalidModelError(
-            f"tensor {name!r} keeps its data in {location!r}, which is missing beside the model. "
-            "Copy the data file there"
+            f"tensor {name!r} keeps its data in {location!r}, which is missing beside the model: "
+            f"it {what_is(path)}. Copy the data file there"
         )
     offset, length = tensor.offset or 0, tensor.length or tensor.nbytes
-    if length < tensor.nbytes or offset < 0 or offset + length > path.stat().st_size:
+    size = path.stat().st_size
+    if length < tensor.nbytes or offset < 0 or offset + length > size:
         raise InvalidModelError(
             f"tensor {name!r} needs {tensor.nbytes} bytes at {offset} of {location!r}, which holds "
-            f"{path.stat().st_size}. The file is truncated or belongs to another model"
+            f"{size}. The file is truncated or belongs to another model"
         )
+    return size
 
 
 def _followed(tensor: ir.ExternalTensor, links: Path) -> ir.ExternalTensor:
     """The tensor in the file behind a link, where that stays inside `links`."""
     path = Path(tensor.path)
+    if not is_file(path):
+        return tensor  # the check refuses it
     real, root = path.resolve(), links.resolve()
-    if not path.is_file() or (real == path and path.stat().st_nlink == 1):
+    if real == path and path.stat().st_nlink == 1:
         return tensor
     if not real.is_relative_to(root):
         return tensor  # the check refuses it
@@ -295,6 +327,7 @@ def _inline(model: ir.Model) -> None:
             f"the model's functions cannot be inlined: {error}. Export the model again, or inline "
             "them with onnx.inliner"
         ) from error
+    model.functions.clear()  # those that nothing calls
     model.opset_imports.pop(deprecated.DOMAIN, None)
 
 

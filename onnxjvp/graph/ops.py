@@ -347,6 +347,11 @@ class Sizes:
             self._learn(v for v in node.outputs if v not in self._op.linear)
         self._indexed = len(self._op.nodes)
 
+    def restart(self) -> None:
+        """Learn what was recorded so far, all of which is about to be recorded again."""
+        self._index()
+        self._indexed = 0
+
     def _learn(self, values: Iterable[ir.Value]) -> None:
         for value in values:
             for axis, dim in enumerate(() if value.shape is None else value.shape.dims):

@@ -215,7 +215,8 @@ def _dtypes(graph: onnx.GraphProto) -> dict[str, int]:
         for attribute in node.attribute:
             found.update(_dtypes(attribute.g))
     typed = (*graph.value_info, *graph.input, *graph.output)
-    found.update((v.name, v.type.tensor_type.elem_type) for v in typed)
+    known = ((v.name, v.type.tensor_type.elem_type) for v in typed)
+    found.update((name, dtype) for name, dtype in known if dtype)
     return found
 
 

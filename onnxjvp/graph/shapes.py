@@ -52,8 +52,21 @@ def opset_behind(node: ir.Node) -> int | None:
     return found if isinstance(found, int) else None
 
 
+#: what a rule or a shape function meets in a node that is not of its operator's making
+MISFITS = (LookupError, ValueError, TypeError, AssertionError, ArithmeticError)
 #: the largest size that an int64 holds
 _LARGEST = (1 << 63) - 1
+
+
+def misfit(error: Exception) -> str:
+    """Why a node cannot be differentiated whose rule fails on it: a model that no checker judges.
+
+    Nothing comes of such a node. Where its operands are what the operator takes, the rule is wrong.
+    """
+    return (
+        "its operands or attributes are not those that the operator takes, or its rule has a "
+        f"defect ({type(error).__name__}: {error})"
+    )
 
 
 def _is_carried(element: Dim) -> bool:
@@ -67,6 +80,8 @@ class Shapes:
     def __init__(self, opset_imports: dict[str, int]) -> None:
         self.opset_imports = opset_imports
         self._contents: dict[ir.Value, Dims | None] = {}
+        #: how often bodies of loops were read
+        self.turns = 0
 
     # -- what is known -------------------------------------------------------------------------
 

@@ -20,9 +20,9 @@ import numpy as np
 
 from onnxjvp.errors import MissingDependencyError, OnnxJvpError, UsageError
 from onnxjvp.kernels import sinks
+from onnxjvp.kernels.engine import Engine, Job, opened
 from onnxjvp.kernels.grid import Grid, Key, Pair
 from onnxjvp.kernels.manifest import differences, model_digest, versions
-from onnxjvp.kernels.sweep import Engine, Job, opened
 
 #: blocks that a worker has at once: one is computed, the other one waits for it
 _AHEAD = 2

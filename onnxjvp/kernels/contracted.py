@@ -38,9 +38,9 @@ def contracted(
     Args:
       groups: per term, the group of its parameters.
       blocks: what is kept of each; twice the same where a block meets itself.
-      sizes: of the axes of each block.
+      sizes: of the axes of each block; they may differ in samples and, in the full form, in rows.
     """
-    rows = sizes[0].number(ROW)
+    rows, others = (size.number(ROW) for size in sizes)
     n1, n2 = (size.number(SAMPLE) for size in sizes)
     if blocks[0] is blocks[1] and n1 * rows >= HALVED and n1 > 1:
         return _symmetric(op, problem, terms, groups, blocks[0], sizes[0])
@@ -49,11 +49,11 @@ def contracted(
     # those of the last layers first, which cotangents reach first: their factors can go then
     for term, group, ours, theirs in reversed(list(zip(terms, groups, *blocks, strict=True))):
         mirror = Mirror(term.weight, problem.form)
-        axes = mirror.sizes(sizes[0], rows, n2)
+        axes = mirror.sizes(sizes[0], others, n2)
         for one in ours:
             for other in theirs:
                 sums[group].add(*product(op, one, other, mirror, axes, memo))
-    axes = Sizes({ROW: rows, SAMPLE: n1, OTHER_ROW: rows, OTHER_SAMPLE: n2})
+    axes = Sizes({ROW: rows, SAMPLE: n1, OTHER_ROW: others, OTHER_SAMPLE: n2})
     return op.stack([each.total(axes) for each in sums])
 
 

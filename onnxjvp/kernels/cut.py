@@ -17,7 +17,7 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.regions import captured
 from onnxjvp.kernels.contracted import Sides, contracted, part_of
-from onnxjvp.kernels.labelled import Labelled, Sizes
+from onnxjvp.kernels.labelled import Labelled, Labels, Sizes
 from onnxjvp.kernels.method import Problem
 from onnxjvp.kernels.plan import ROW, MisalignedError, Once, Side, Term, Use, terms
 from onnxjvp.kernels.runs import target_of
@@ -49,6 +49,8 @@ class Cut:
     sizes: Sizes
     #: factor → its axis of samples, or None
     axes: Mapping[str, int | None]
+    #: factor → its axis of rows, or None
+    rows: Mapping[str, int | None]
     seeds: tuple[Seed, ...]
     #: parameters by number
     names: tuple[str, ...]
@@ -123,17 +125,16 @@ class _Attempt:
         made, groups, axes, factors = self._recorded()
         kept = self._outputs(factors)
         model, seeds = self._finished()
+        labels = {
+            x.value.name or "": x.labels for sides in kept for side in sides for x in side.operands
+        }
         return Cut(
             model=model,
             terms=tuple(made),
             kept=kept,
             sizes=axes,
-            axes={
-                x.value.name or "": x.labels.index(SAMPLE) if SAMPLE in x.labels else None
-                for sides in kept
-                for side in sides
-                for x in side.operands
-            },
+            axes={name: _axis(found, SAMPLE) for name, found in labels.items()},
+            rows={name: _axis(found, ROW) for name, found in labels.items()},
             seeds=seeds,
             names=tuple(self.names),
             groups=groups,
@@ -297,3 +298,7 @@ class _Attempt:
             return replace(x, value=named[x.value])
 
         return tuple(tuple(side.on(stand_in) for side in sides) for sides in factors)
+
+
+def _axis(labels: Labels, label: str) -> int | None:
+    return labels.index(label) if label in labels else None

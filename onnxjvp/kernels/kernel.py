@@ -19,6 +19,7 @@ from onnxjvp.kernels.method import Cost, Factors, Method, Problem
 from onnxjvp.kernels.problem import Groups, problem
 from onnxjvp.kernels.products import Products
 from onnxjvp.kernels.runs import samples_of
+from onnxjvp.kernels.streamed import share, streamed
 from onnxjvp.kernels.structured import Structured
 from onnxjvp.rewrite import Rewritten
 from onnxjvp.runtime import Array
@@ -150,12 +151,16 @@ class Kernel:
             return swept
         out: Array | None = None
         for i in range(0, n1, step):
-            ours = self.factors(_block(self.problem, x1, i, step))
+            block = _block(self.problem, x1, i, step)
+            ours = None if self._streams() else self.factors(block)
             for j in range(0 if x2 is not None else i, n2, step):
-                theirs: Iterable[Factors] = ours.parts
+                other = None
                 if x2 is not None or j != i:
-                    theirs = self._computed(_block(self.problem, x1 if x2 is None else x2, j, step))
-                found = self._between(ours, theirs)
+                    other = _block(self.problem, x1 if x2 is None else x2, j, step)
+                if ours is None:
+                    found = self._streamed(block, other)
+                else:
+                    found = self._between(ours, self._computed(other) if other else ours.parts)
                 if out is None:
                     out = np.empty(self.shape(n1, n2), found.dtype)
                 lead = (slice(None),) * self._leading
@@ -170,7 +175,7 @@ class Kernel:
     def _swept(self, x1: Mapping[str, Array], x2: Mapping[str, Array] | None) -> Array | None:
         """Both blocks in one run, if the method has that: nothing is kept, nothing used again.
 
-        Rows that do not fit at once go in parts, of which every pair is a run.
+        Rows that do not fit at once go in parts: of the full form, elsewhere.
         """
         method = self.method
         if not isinstance(method, Structured) or not method.sweeps():
@@ -180,23 +185,19 @@ class Kernel:
         ):
             return None  # a run has one value of what samples share
         parts = self._parts()
-        if len(parts) > 1 and self._keeps(method.memory_of(self.problem.count)[0]):
-            return None
-        if self.problem.form != "full":
-            each = [method.sweep(x1, x2, (part, part)) for part in parts]
-            joined = np.concatenate(each, axis=1) if self.problem.form == "diagonal" else sum(each)
-            return self._laid_out(np.asarray(joined))
-        made: dict[tuple[int, int], Array] = {}
-        for i, ours in enumerate(parts):
-            for j, theirs in enumerate(parts):
-                if x2 is None and j < i:
-                    made[i, j] = made[j, i].transpose(0, 3, 4, 1, 2)
-                else:
-                    other = x1 if x2 is None and j != i else x2
-                    made[i, j] = method.sweep(x1, other, (ours, theirs))
-        count = range(len(parts))
-        rows = [np.concatenate([made[i, j] for j in count], axis=3) for i in count]
-        return self._laid_out(np.concatenate(rows, axis=1))
+        if self.problem.form == "full":
+            return None if len(parts) > 1 else self._laid_out(method.sweep(x1, x2))
+        each = [method.sweep(x1, x2, (part, part)) for part in parts]
+        joined = np.concatenate(each, axis=1) if self.problem.form == "diagonal" else sum(each)
+        return self._laid_out(np.asarray(joined))
+
+    def _streams(self) -> bool:
+        """Whether not even one sample's factors fit the memory."""
+        return isinstance(self.method, Structured) and self.method.held is not None
+
+    def _streamed(self, x1: Mapping[str, Array], x2: Mapping[str, Array] | None) -> Array:
+        assert isinstance(self.method, Structured)
+        return self._laid_out(streamed(self.problem, self.method, x1, x2))
 
     def _parts(self) -> list[slice]:
         """The rows, as many at once as there is memory for."""
@@ -264,6 +265,8 @@ class Kernel:
 
     def samples_per_block(self) -> int:
         """How many samples' factors and products, twice, the memory holds; one at least."""
+        if self._step is None and self._streams():
+            self._step = 1
         if self._step is None:
             fitting = [n for n in _sizes(MOST_SAMPLES) if self._cost(n).memory <= self.memory]
             self._step = max(fitting, default=1)
@@ -374,25 +377,21 @@ class Kernel:
     def _structured(self) -> Structured:
         """With as many rows at once as there is memory for."""
         whole = Structured(self.problem, samples=USUAL)
-        count = self.problem.count
+        count, full = self.problem.count, self.problem.form == "full"
         if count == 1 or whole.cost(1, 1).memory <= self.memory:
             return whole
+        whole = Structured(self.problem, samples=1)  # one at a time, which other forms may suit
         kept, running = whole.memory_of(count)
-        if self._keeps(kept):
-            share = (self.memory - kept) / (running + kept)
+        if full and kept > KEPT * self.memory:
+            rows, held = share(kept, running, count, self.memory)
+            return Structured(self.problem, rows=rows, samples=1, held=held)
+        if full:
+            part = (self.memory - kept) / (running + kept)
         else:
-            share = self.memory / (whole.sweep_memory() if whole.sweeps() else running)
-        rows = min(max(1, int(count * share)), count)
+            part = self.memory / (whole.sweep_memory() if whole.sweeps() else running)
+        rows = min(max(1, int(count * part)), count)
         parts = -(-count // rows)
-        return Structured(self.problem, rows=-(-count // parts), samples=USUAL)
-
-    def _keeps(self, kept: float) -> bool:
-        """Whether what is kept of one sample, for all rows, leaves memory to compute with.
-
-        Then every row is differentiated once. Else pairs of parts of the rows are swept, each of
-        which is differentiated again.
-        """
-        return self.problem.form == "full" and kept <= KEPT * self.memory
+        return Structured(self.problem, rows=-(-count // parts), samples=1)
 
 
 def _sizes(most: int) -> Iterator[int]:

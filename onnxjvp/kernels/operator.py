@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from onnxjvp.errors import MissingDependencyError, UsageError
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.kernels.blocks import Blocks
+from onnxjvp.kernels.footprint import parse_bytes
 from onnxjvp.kernels.independence import refuse_dependent
 from onnxjvp.kernels.problem import problem, sizes_of
 from onnxjvp.rewrite import Rewritten
@@ -32,7 +33,7 @@ def ntk_operator(
     logit: int | str | None = None,
     rows: ArrayLike | None = None,
     block: int | None = None,
-    memory: float = MEMORY,
+    memory: float | str = MEMORY,
     providers: Sequence[str] | None = None,
     links: Path | None = None,
 ) -> NTKOperator:
@@ -47,8 +48,8 @@ def ntk_operator(
         combinations of them.
       block: samples that are linearised together; None takes as many as have residuals of about
         256 MiB.
-      memory: bytes of residuals that are held between products; blocks of samples beyond are
-        linearised anew for every product, so that data of any size will do.
+      memory: bytes, or a text such as "4GB", of residuals that are held between products; blocks
+        of samples beyond are linearised anew for every product, so that data of any size will do.
       providers: as for `Session`; None means CPU.
       links: a folder inside which links to external data may lead.
     Returns:
@@ -83,4 +84,5 @@ def ntk_operator(
         sizes=sizes_of(model, x, links=links),
     )
     refuse_dependent(found, x)
-    return NTKOperator(Blocks(found, x, block=block, memory=memory))
+    held = parse_bytes(memory) if isinstance(memory, str) else memory
+    return NTKOperator(Blocks(found, x, block=block, memory=held))

@@ -12,16 +12,23 @@ from onnxjvp.kernels.contracted import Sides, contracted
 from onnxjvp.kernels.cut import Cut
 from onnxjvp.kernels.labelled import Labelled, Sizes
 from onnxjvp.kernels.method import Problem
+from onnxjvp.kernels.plan import ROW
 from onnxjvp.kernels.structures import SAMPLE
 from onnxjvp.runtime import Array, Session
 
 
 class Pair:
-    """The contraction of n1 samples with n2, a model of its own on what is kept of both."""
+    """The contraction of two blocks, a model of its own on what is kept of both.
 
-    def __init__(self, problem: Problem, cut: Cut, n1: int, n2: int) -> None:
+    Args:
+      first, second: how many samples and rows each block has.
+    """
+
+    def __init__(
+        self, problem: Problem, cut: Cut, first: tuple[int, int], second: tuple[int, int]
+    ) -> None:
         self._blank, self._fed = Blank.named("structured"), dict[tuple[str, str], ir.Value]()
-        sizes = cut.sizes.having(SAMPLE, n1), cut.sizes.having(SAMPLE, n2)
+        sizes = _of_block(cut, *first), _of_block(cut, *second)
         blocks = (self._given("a", cut.kept, sizes[0]), self._given("b", cut.kept, sizes[1]))
         made = contracted(self._blank.op, problem, cut.terms, cut.groups, blocks, sizes)
         self.model = self._blank.finish({"kernel": made})
@@ -45,3 +52,7 @@ class Pair:
             return replace(x, value=self._fed[block, name])
 
         return [[side.on(given) for side in sides] for sides in kept]
+
+
+def _of_block(cut: Cut, samples: int, rows: int) -> Sizes:
+    return cut.sizes.having(SAMPLE, samples).having(ROW, rows)

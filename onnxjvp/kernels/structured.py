@@ -41,6 +41,8 @@ class Structured:
       problem: what to compute.
       rows: how many rows `factors` takes at once; None: all of the problem's.
       samples: how many a block is expected to have; the forms of terms are chosen for it.
+      held: how many rows of a block are held at once, a multiple of `rows`, where those of one
+        sample do not all fit the memory (`streamed`).
     Raises: as `onnxjvp.vjp` and `Session`.
     Cost: of a block, a VJP per row to the outputs of nodes that use parameters; of a pair of
       blocks, what `cost` counts.
@@ -49,8 +51,15 @@ class Structured:
 
     name = "structured"
 
-    def __init__(self, problem: Problem, *, rows: int | None = None, samples: int = 8) -> None:
-        self.problem = problem
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        rows: int | None = None,
+        samples: int = 8,
+        held: int | None = None,
+    ) -> None:
+        self.problem, self.held = problem, held
         self.rows = problem.count if rows is None else rows
         self._cut = cut(problem, self.rows, samples)
         self.exceptions: Mapping[str, str] = self._cut.exceptions
@@ -58,7 +67,8 @@ class Structured:
         self.terms: Sequence[Term] = self._cut.terms
         self._samples = samples
         self._factors: Session | None = None
-        self._products: dict[tuple[int, int], Pair] = {}
+        #: by the samples and rows of both blocks
+        self._products: dict[tuple[tuple[int, int], tuple[int, int]], Pair] = {}
         self._wholes: dict[tuple[int, int], tuple[Session, tuple[Seed, ...]]] = {}
         others = tuple(name for name in problem.params if name in self.exceptions)
         self._rest = Contraction(_only(problem, others)) if others else None
@@ -74,7 +84,7 @@ class Structured:
         self._check_samples(x)
         step = self.problem.batch or (1 if self.single else samples)
         parts = [
-            self._run(x, np.minimum(np.arange(start, start + step), samples - 1), chosen)
+            self._rows(x, np.minimum(np.arange(start, start + step), samples - 1), chosen)
             for start in range(0, samples, step)
         ]
         found = {}
@@ -91,7 +101,7 @@ class Structured:
 
     def product(self, a: Factors, b: Factors) -> Array:
         mine = ({k: v for k, v in f.arrays.items() if not k.startswith(REST)} for f in (a, b))
-        total = self._pair(a.samples, b.samples).run(*mine)
+        total = self._pair(a, b).run(*mine)
         total = _trimmed(total, self.problem.form, a.rows, b.rows)
         if self._rest is not None:
             total = total + self._rest.product(*(_rest_of(f) for f in (a, b)))
@@ -120,7 +130,7 @@ class Structured:
         return flops.count(model, default=batch) / batch, peaks[0], peaks[1]
 
     def models(self) -> Mapping[str, ir.Model]:
-        products = {f"product {a} x {b}": p.model for (a, b), p in self._products.items()}
+        products = {f"product {a} x {b}": p.model for ((a, _), (b, _)), p in self._products.items()}
         rest = {} if self._rest is None else self._rest.models()
         return {"factors": self._cut.model, **products, **{REST + k: m for k, m in rest.items()}}
 
@@ -139,6 +149,27 @@ class Structured:
         ]
 
     # -- factors -------------------------------------------------------------------------------
+
+    def _rows(self, x: Mapping[str, Array], which: Array, rows: Array) -> dict[str, Array]:
+        """Of any number of rows, some at a time; nothing is held twice."""
+        starts = range(0, len(rows), self.rows)
+        whole: dict[str, Array] = {}
+        for start in starts:
+            found = self._run(x, which, rows[start : start + self.rows])
+            if len(starts) == 1:
+                return found
+            for name, array in found.items():
+                axis = self._cut.rows[name]
+                if name not in whole and axis is not None:
+                    shape = list(array.shape)
+                    shape[axis] *= len(starts)
+                    whole[name] = np.empty(shape, array.dtype)
+                if axis is None:
+                    whole[name] = array
+                else:
+                    place = (slice(None),) * axis + (slice(start, start + self.rows),)
+                    whole[name][place] = array
+        return whole
 
     def _run(self, x: Mapping[str, Array], which: Array, rows: Array) -> dict[str, Array]:
         feeds = taken(self.problem, x, which)
@@ -243,11 +274,15 @@ class Structured:
 
     # -- products ------------------------------------------------------------------------------
 
-    def _pair(self, n1: int, n2: int) -> Pair:
-        key = (n1, n2)
-        if key not in self._products:
-            self._products[key] = Pair(self.problem, self._cut, n1, n2)
-        return self._products[key]
+    def _pair(self, a: Factors, b: Factors) -> Pair:
+        first, second = ((f.samples, self._filled(f.rows)) for f in (a, b))
+        if (first, second) not in self._products:
+            self._products[first, second] = Pair(self.problem, self._cut, first, second)
+        return self._products[first, second]
+
+    def _filled(self, rows: int | None) -> int:
+        """How many rows a number of them takes, filled up to what the model takes at once."""
+        return self.rows * -(-(rows or self.rows) // self.rows)
 
 
 def _only(problem: Problem, params: Sequence[str]) -> Problem:

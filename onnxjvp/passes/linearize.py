@@ -19,7 +19,7 @@ from onnxjvp.graph.opset import FLOOR
 from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, regions
 from onnxjvp.graph.sequences import WHY
-from onnxjvp.graph.shapes import Shapes, opset_behind
+from onnxjvp.graph.shapes import MISFITS, Shapes, misfit, opset_behind
 from onnxjvp.passes.straight import REMEDY, as_reals, carriers, is_bypassed, refusal
 from onnxjvp.rules.kinds import (
     Function,
@@ -297,6 +297,9 @@ def push_along(
                 _fix_swallowed(region)
             except (RefusedError, UnknownTypeError) as error:
                 refused.append((name_of(region), region.label, str(error)))
+                results = _placeholders(op, region)
+            except MISFITS as error:
+                refused.append((name_of(region), region.label, misfit(error)))
                 results = _placeholders(op, region)
         for output, tangent in zip(region.outputs, results, strict=True):
             if tangent is None:

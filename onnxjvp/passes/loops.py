@@ -18,8 +18,9 @@ from onnxjvp.graph.parameters import is_float
 from onnxjvp.graph.regions import Region, captured
 from onnxjvp.graph.scans import Step, Track
 from onnxjvp.passes.branches import listed, or_zeros, to_keep, unrepeatable
-from onnxjvp.passes.linearize import FLOWS, Flow, Liveness, analyse_nodes, linearize_nodes
-from onnxjvp.rules.kinds import RefusedError, Tangents
+from onnxjvp.passes.linearize import FLOWS, Flow, Liveness, analyse_nodes
+from onnxjvp.passes.scans import Inside, linearized
+from onnxjvp.rules.kinds import Tangents
 from onnxjvp.rules.registry import pushed
 
 # -- what flows --------------------------------------------------------------------------------
@@ -69,6 +70,13 @@ def _inside(region: Region, turns: Turns) -> list[ir.Value]:
 
 @pushed("Loop", args=None, source="ONNX Loop-16; a Scan over the tangents of its states")
 def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
+    return through(op, region, tangents, linearized)[0]
+
+
+def through(
+    op: Ops, region: Region, tangents: Tangents, look: Inside
+) -> tuple[list[ir.Value | None], list[ir.Value]]:
+    """As `through` of scans.py: a Scan over the turns that a tape has kept."""
     turns, step = Turns.of(region.node), Step(op)
     live = {i for i, t in enumerate(tangents) if t is not None}
     wrt = sorted(_settled(region, turns, live)[0])
@@ -85,28 +93,28 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
     keep = to_keep(list(values.values()), chosen)
     step.local.update(chosen)
     primal = step.copy(turns.body, values)
-    program, _, refused = linearize_nodes(list(step.nodes), step, chosen, primal, [*keep, *primal])
-    if refused:
-        raise RefusedError(f"in its body: {'; '.join(listed(refused))}")
+    seeds, found, more = look(step, chosen, primal, keep, values)
     states = [i for i in wrt if i in moving]
-    for i, seed in zip(wrt, program.seeds, strict=True):
+    for i, seed in zip(wrt, seeds, strict=True):
         start = tangents[i] if i in live else or_zeros(op, None, there(region.inputs[i]))
         if i in moving:
             step.state(there(start), seed)
         else:
             step.invariant(there(start), seed)
-    outs = program.outs[1:]
+    outs = found[1:]
     following = [or_zeros(step, outs[i - 2], primal[i - 1]) for i in states]
     given = [
         j
         for j in range(turns.states, len(region.outputs))
         if outs[j] is not None and region.outputs[j].name
     ]
-    ends = [(there(outs[j]), Track()) for j in given]
+    ends = [*((there(outs[j]), Track()) for j in given), *((v, Track()) for v in more)]
     _play(op, region, turns, step, values, [*following, *(v for v, _ in ends)])
-    made = dict(zip([*(i - 2 for i in states), *given], step.finish(following, ends), strict=True))
+    results = list(step.finish(following, ends))
+    made = dict(zip([*(i - 2 for i in states), *given], results, strict=False))
+    others = results[len(made) :]
     made.update((i - 2, there(tangents[i])) for i in live - {*moving} if i < 2 + turns.states)
-    return [made.get(j) for j in range(len(region.outputs))]
+    return [made.get(j) for j in range(len(region.outputs))], others
 
 
 def _play(

@@ -9,13 +9,13 @@ states and slices have a leading axis, inside the body and around it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxjvp.errors import UnsupportedOpError
-from onnxjvp.graph.bodies import leading_to, reads, there
+from onnxjvp.graph.bodies import Outs, leading_to, reads, there
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region, captured
@@ -84,8 +84,38 @@ def _inside(region: Region, steps: Steps) -> list[ir.Value]:
 # -- tangents ----------------------------------------------------------------------------------
 
 
+#: of a body, given the builder that it has been copied into, what is live there, what it ends in,
+#: what no region may swallow, and what stands for its values: seeds for what is live, tangents of
+#: the ends, and what else every step is to give out
+Inside = Callable[
+    [Ops, Sequence[ir.Value], Outs, Sequence[ir.Value], Mapping[ir.Value, ir.Value]],
+    tuple[Sequence[ir.Value], Sequence[ir.Value | None], Outs],
+]
+
+
 @pushed("Scan", args=None, source="ONNX Scan-16; a Scan over the tangents of its states")
 def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None]:
+    return through(op, region, tangents, linearized)[0]
+
+
+def linearized(
+    step: Ops,
+    wrt: Sequence[ir.Value],
+    primal: Outs,
+    keep: Sequence[ir.Value],
+    values: Mapping[ir.Value, ir.Value],
+) -> tuple[Sequence[ir.Value], Sequence[ir.Value | None], Outs]:
+    """The tangents of a body's results, and nothing else."""
+    program, _, refused = linearize_nodes(list(step.nodes), step, wrt, primal, [*keep, *primal])
+    if refused:
+        raise RefusedError(f"in its body: {'; '.join(listed(refused))}")
+    return program.seeds, program.outs, []
+
+
+def through(
+    op: Ops, region: Region, tangents: Tangents, look: Inside
+) -> tuple[list[ir.Value | None], list[ir.Value]]:
+    """A Scan over the tangents of the states: tangents of the outputs, and what else is given."""
     steps = Steps.of(region.node)
     live = {i for i, t in enumerate(tangents) if t is not None}
     states, _ = _settled(region, steps, live)
@@ -102,22 +132,22 @@ def tangent(op: Ops, region: Region, tangents: Tangents) -> list[ir.Value | None
     keep = to_keep(list(values.values()), wrt)
     step.local.update(wrt)
     primal = step.copy(steps.body, values)
-    program, _, refused = linearize_nodes(list(step.nodes), step, wrt, primal, [*keep, *primal])
-    if refused:
-        raise RefusedError(f"in its body: {'; '.join(listed(refused))}")
-    for i, seed in zip(sorted(states | live), program.seeds, strict=True):
+    seeds, outs, more = look(step, wrt, primal, keep, values)
+    for i, seed in zip(sorted(states | live), seeds, strict=True):
         actual = tangents[i] if i in live else or_zeros(op, None, like=there(region.inputs[i]))
         enter(step, steps, i, there(actual), seed)
-    following = [or_zeros(step, program.outs[i], primal[i]) for i in sorted(states)]
+    following = [or_zeros(step, outs[i], primal[i]) for i in sorted(states)]
     reached = [
         j
         for j in range(steps.states, len(region.outputs))
-        if program.outs[j] is not None and region.outputs[j].name
+        if outs[j] is not None and region.outputs[j].name
     ]
-    given = [(there(program.outs[j]), steps.given[j - steps.states]) for j in reached]
+    given = [(there(outs[j]), steps.given[j - steps.states]) for j in reached]
+    given += [(v, Track()) for v in more]
     _play(op, region, steps, step, kept, [*following, *(v for v, _ in given)])
-    made = dict(zip([*sorted(states), *reached], step.finish(following, given), strict=True))
-    return [made.get(j) for j in range(len(region.outputs))]
+    found = list(step.finish(following, given))
+    made = dict(zip([*sorted(states), *reached], found, strict=False))
+    return [made.get(j) for j in range(len(region.outputs))], found[len(made) :]
 
 
 def _play(

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
-import onnxjvp.rules.choices  # noqa: F401  (fills the table of comparisons)
-from onnxjvp.graph.bodies import Body, Operands, inside, record
+import onnxjvp.rules.choices
+import onnxjvp.rules.recurrent_comparisons  # noqa: F401  (both fill the table of comparisons)
+from onnxjvp.graph.bodies import Body, Operands, Outs, inside, record
 from onnxjvp.graph.branches import BRANCHES, bodies
 from onnxjvp.graph.functions import NoBodyError, record_body
-from onnxjvp.graph.ops import MADE, Ops
+from onnxjvp.graph.ops import MADE, Ops, rank
 from onnxjvp.graph.regions import Region
+from onnxjvp.passes import loops, scans
 from onnxjvp.passes.branches import to_keep
 from onnxjvp.passes.linearize import (
     Liveness,
@@ -39,12 +41,16 @@ SMOOTH = frozenset(
         *("TrainingBatchNormalization", "LayerNormalization", "RMSNormalization"),
         *("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "LRN"),
         *("ReduceProd", "CumProd", "ReduceLogSum", "ReduceL2", "ReduceSumSquare"),
-        *("ReduceLogSumExp", "GRU", "LSTM", "RNN"),
+        *("ReduceLogSumExp", "GRU", "LSTM"),
     ]
 )
+#: operators that are smooth in operands that are in no term: divisors, means and variances
+_DIVIDES = frozenset({"Div", "BatchNormalization"})
 #: functions of recurrent cells that have no kink
 _SMOOTH_CELLS = frozenset({"tanh", "sigmoid", "softsign", "softplus"})
 UNKNOWN = "what it compares is not known"
+#: operators whose bodies run step by step
+_STEPPED = {"Scan": scans.through, "Loop": loops.through}
 
 
 @dataclass(frozen=True)
@@ -128,6 +134,8 @@ class _Search:
         for region in liveness.regions:
             live = live_inputs(region, self.bent.keys())
             held = {i for i in held_operands(region) if region.input(i) in self.bent}
+            if region.label == "Range" and region.input(1) in self.bent:
+                live.add(1)
             if not live and not held:
                 continue
             operands = sorted(live | held)
@@ -147,10 +155,12 @@ class _Search:
     ) -> tuple[str, ...]:
         """Note what a region compares; the smooth nodes that its outputs come from."""
         rule, name = rule_for(region), self._name(region)
-        if held and region.label != "Dropout":
+        if held and region.label not in ("Dropout", "Pad"):  # they do not read it
             self._refuse(region, "an operand that it holds moves in jumps, which are not known")
         if region.label == "If":
             return self._branches(region, live, before)
+        if region.label in _STEPPED:
+            return self._steps(region, live, before)
         entry = COMPARISONS.get(region.label)
         if entry is not None:
             compared = entry.compare(self.op, self._read(region))
@@ -278,10 +288,66 @@ class _Search:
         liveness = analyse_nodes(list(arm.nodes), list(outer), ends, [*keep, *ends])
         if tangents is not None:
             push_along(arm, liveness, tangents, {})
-        known = {values[n.outputs[0]]: n.name for n in body if n.name and n.outputs[0] in values}
+        known = _named_nodes(body, values)
         inner = _Search(arm, tangents, {}, lead, known)
         inner.through(liveness, {v: self.bent[x] for v, x in outer.items()})
         return inner, ends
+
+    # -- recurrences ---------------------------------------------------------------------------
+
+    def _steps(self, region: Region, live: set[int], before: tuple[str, ...]) -> tuple[str, ...]:
+        """What every step compares, with the steps as the first axis of units."""
+        searches: list[_Search] = []
+
+        def look(
+            step: Ops,
+            wrt: Sequence[ir.Value],
+            primal: Outs,
+            keep: Sequence[ir.Value],
+            values: Mapping[ir.Value, ir.Value],
+        ) -> tuple[Sequence[ir.Value], Sequence[ir.Value | None], Outs]:
+            liveness = analyse_nodes(list(step.nodes), wrt, primal, [*keep, *primal])
+            seeds = [step.seed(v) for v in wrt]
+            tangents = dict(zip(wrt, seeds, strict=True))
+            if self.tangents is not None:
+                push_along(step, liveness, tangents, {})
+            body = region.node.attributes["body"].as_graph()
+            known = _named_nodes(body, values)
+            carried = None if self.tangents is None else tangents
+            inner = _Search(step, carried, {}, f"{self._name(region)}/", known)
+            inner.through(liveness, dict.fromkeys(wrt, before))
+            searches.append(inner)
+            more = [v for state in inner.found.states for v in (state.code, *(state.sides or ()))]
+            outs = [None if carried is None else carried.get(v) for v in primal]
+            return seeds, outs, more
+
+        read, found = self._read(region), self.tangents or {}
+        along = [
+            None if i not in live else found.get(region.operand(i), read.operand(i))
+            for i in range(len(region.inputs))
+        ]
+        _, made = _STEPPED[region.label](self.op, read, along, look)
+        (inner,) = searches
+        self._adopt(inner)
+        after = tuple(dict.fromkeys([*before, *inner.found.smooth]))  # through its states
+        for state in inner.found.states:
+            code, *sides = made[: 1 if state.sides is None else 3]
+            del made[: 1 + len(sides)]
+            if state.rivals == "before":  # [T, rivals, …]
+                sides = [_exchanged(self.op, v) for v in sides]
+            both = (sides[0], sides[1]) if sides else None
+            self.found.states.append(replace(state, code=code, sides=both, after=after))
+        return after
+
+
+def _named_nodes(body: ir.Graph, values: Mapping[ir.Value, ir.Value]) -> dict[ir.Value, str]:
+    """By the first outputs of their copies, what nodes of a body are called, or give."""
+    named = ((n.outputs[0], n.name or n.outputs[0].name) for n in body)
+    return {values[v]: name for v, name in named if name and v in values}
+
+
+def _exchanged(op: Ops, value: ir.Value) -> ir.Value:
+    return op.Transpose(value, perm=[1, 0, *range(2, rank(value))])
 
 
 def _values(arm: Body, states: Sequence[State], own: Sequence[State]) -> list[ir.Value]:
@@ -311,21 +377,22 @@ def _is_affine(region: Region, live: set[int]) -> bool:
 def _unknown(region: Region, live: set[int]) -> str | None:
     """Why nobody knows what a region without an entry compares; None if it compares nothing."""
     rule, label = rule_for(region), region.label
+    if label == "Range":
+        return "how many numbers it gives changes with them"
     if _is_affine(region, live):
         if label == "Dropout" and len(region.inputs) > 2 and region.input(2) is not None:
             mode = ir.convenience.get_const_tensor(region.operand(2))
             if mode is None or bool(mode.numpy().any()):
                 return "it draws which elements it keeps; take the model for inference"
         return None
-    if label in ("RNN", "GRU", "LSTM"):
+    if label in ("GRU", "LSTM"):
         given = region.attributes.get("activations")
         names = [] if given is None else [str(name).lower() for name in given.as_strings()]
-        kinked = [name for name in names if name not in _SMOOTH_CELLS]
-        if kinked or "clip" in region.attributes:
-            return f"{UNKNOWN}: its steps are inside; write it out, or as a Scan unrolled"
+        if "clip" in region.attributes or not _SMOOTH_CELLS.issuperset(names):
+            return "what its steps compare is not known"
     if isinstance(rule, Linear):
         terms = {i for term in (rule.terms or ()) for i in term}
-        return None if live <= terms or label == "Div" else UNKNOWN
+        return None if live <= terms or label in _DIVIDES else UNKNOWN
     if label == "LpNormalization":
         return None if region.attr_int("p", 2) == 2 else UNKNOWN
     if label in ("LpPool", "GlobalLpPool"):

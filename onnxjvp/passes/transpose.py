@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.graph.dims import UnknownTypeError
 from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.shapes import MISFITS, misfit
 from onnxjvp.passes.linearize import Program, program_of
 from onnxjvp.rules.transposes import TRANSPOSES
 
@@ -45,10 +46,11 @@ def transpose(op: Ops, program: Program) -> Program:
                 value = linear.inputs[i]
                 assert value is not None
                 add(value, ct)
-        except UnknownTypeError as error:
+        except (UnknownTypeError, *MISFITS) as error:
             made_for = program.tangent_of.get(node.outputs[0])
             name = (made_for.name if made_for is not None else None) or "?"
-            failed.append((name, node.op_type, str(error)))
+            why = str(error) if isinstance(error, UnknownTypeError) else misfit(error)
+            failed.append((name, node.op_type, why))
     if failed:
         lines = "\n".join(f"  {op_type} (for {name!r}): {why}" for name, op_type, why in failed)
         raise UnsupportedOpError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +35,9 @@ _FORMS = {
     "adj": "adjoint derivative in",
     "fwd_adj": "derivative of the adjoint in",
 }
+#: models made of models made of …
+_MOST_CARDS = 50
+#: what of a card is a table
 _TABLES = ("added", "versions", "source", "check", "seeds", "results", "cotangents")
 #: bytes of a file that are held while its hash is taken
 _PIECE = 1 << 20
@@ -69,30 +73,41 @@ def read_card(model: ir.Model) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        found = json.loads(text)
+        found = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
-        found = None
-    return found if _is_card(found) else {"damaged": text}
+        return {"damaged": text}
+    card = found
+    for _ in range(_MOST_CARDS):
+        if not (isinstance(card, dict) and _is_card(card)):
+            break
+        if "before" not in card:
+            return dict(found)
+        card = card["before"]
+    return {"damaged": text}
 
 
-def _is_card(found: object) -> bool:
+def _finite(text: str) -> float:
+    """Infinity and NaN are no JSON, and could not be written again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(text)
+    return value
+
+
+def _is_card(found: dict[str, Any]) -> bool:
     """Whether it has the types that a reader relies on; anyone may have written it."""
-    if not isinstance(found, dict):
-        return False
     if not all(isinstance(found.get(key, {}), dict) for key in _TABLES):
         return False
-    source, check = found.get("source"), found.get("check")
-    files = [] if source is None else [source, *_listed(source.get("data"))]
+    source, check = found.get("source", {}), found.get("check")
+    data = source.get("data", [])
+    files = [source, *data] if source and isinstance(data, list) else []
     return (
-        all(isinstance(f, dict) and f.keys() >= {"file", "bytes"} for f in files)
+        isinstance(data, list)
+        and all(isinstance(f, dict) and f.keys() >= {"file", "bytes"} for f in files)
         and all(isinstance(f["bytes"], int) for f in files)
-        and (check is None or isinstance(check.get("worst"), dict))
-        and ("before" not in found or _is_card(found["before"]))
+        and (check is None or check.keys() >= {"passed", "oracle", "worst"})
+        and (check is None or isinstance(check["worst"], dict))
     )
-
-
-def _listed(found: object) -> list[object]:
-    return found if isinstance(found, list) else [] if found is None else [found]
 
 
 def write_card(

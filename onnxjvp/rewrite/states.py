@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxjvp.errors import UnsupportedOpError
+from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.passes.linearize import analyse, push_along, refuse
 from onnxjvp.passes.states import Found, State, boundaries_of, states_of
@@ -23,11 +23,17 @@ def add_states(task: Task, reading: Mapping[ir.Value, ir.Value] | None = None) -
       task: whose outputs have been chosen.
       reading: values that stand for those of the model.
     Returns: what the report says of them.
-    Raises: UnsupportedOpError for nodes of which nobody knows what they compare.
+    Raises: UnsupportedOpError for nodes of which nobody knows what they compare; UsageError where
+      none compares.
     """
     liveness = analyse(task.source, task.variables, task.outputs)
     found = states_of(task.op, liveness, task.variables, reading or {})
     _refuse_unknown(found)
+    if not found.states:
+        raise UsageError(
+            "the model compares nothing on the way to these outputs, so there is no state to give "
+            "out; leave --emit-states (states=True) out"
+        )
     named = [(state, _code(task, state)) for state in found.states]
     task.name_states({state.node: output for state, output in named})
     return {"comparisons": [_described(state, output) for state, output in named]}
@@ -44,7 +50,8 @@ def boundaries(
     """A model that computes f(x), the code of the region of x, and where the region ends along u.
 
     Args:
-      model, wrt, outputs, links: as for `jvp`.
+      model, wrt, links: as for `jvp`.
+      outputs: names of outputs, of any type; None means all that have a derivative, or all.
       first_order: let comparisons through whose operands are not affine; rates are then those of
         their tangents, and boundaries estimates.
     Returns:
@@ -62,7 +69,8 @@ def boundaries(
     task.leave_out_rounded()
     liveness = analyse(task.source, task.variables, task.outputs)
     refuse(liveness.refused, task.variables)
-    task.keep_differentiable(liveness)
+    if outputs is None and any(v in liveness.live for v in task.outputs):
+        task.keep_differentiable(liveness)
     liveness = analyse(task.source, task.variables, task.outputs)
     op = task.op
     seeds = [op.seed(v) for v in task.variables]

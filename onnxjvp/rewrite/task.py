@@ -30,7 +30,7 @@ from onnxjvp.rewrite.card import read_card, write_card
 from onnxjvp.rewrite.rewritten import Rewritten
 from onnxjvp.rules.kinds import StraightThrough
 from onnxjvp.rules.registry import RULES
-from onnxjvp.targets import check, lower, named
+from onnxjvp.targets import check, lower, named, settle
 
 #: how many directions at once: no axis for them, so many, or a dynamic dimension of that name
 Count = int | str | None
@@ -162,7 +162,7 @@ class Task:
         """Turn what was recorded into the target's form, once."""
         if not self._lowered:
             ends = [end.value for end in (*self._unchanged(moved or {}), *self._results)]
-            graph = None if held else self.source.graph
+            graph = self.source.graph
             self.shared += lower(self.op, self.target, held=held, graph=graph, outputs=ends)
         self._lowered = True
 
@@ -275,7 +275,9 @@ class Task:
         """An output NAME_form, in the shape of `of` behind the axis of directions."""
         name = self.fresh(f"{of.name}_{form}")
         self._names["results"].setdefault(of.name or "", {})[form] = name
-        if value.dtype is None and of.dtype is not None:  # behind sizes that nothing is known of; an output needs one
+        if (
+            value.dtype is None and of.dtype is not None
+        ):  # behind sizes that nothing is known of; an output needs one
             value.dtype = of.dtype
         self._results.append(End(name, value, shape or self._declared(of, count)))
 
@@ -324,6 +326,7 @@ class Task:
         outputs = [*self._unchanged(moved or {}), *self._results]
         opset = opset_of(source.model)
         emitted = emit(source, self.op, self._inputs, outputs, judge=self._judge)
+        opset = settle(self.target, emitted, opset)
         write_card(emitted, self._names, {**report, "opset": opset}, self.before)
         emitted.producer_name, emitted.producer_version = "onnxjvp", __version__
         sizes = {"nodes_before": self.nodes_before, "nodes_after": len(emitted.graph)}

@@ -181,7 +181,7 @@ def global_max_pool(op: Ops, region: Region) -> Comparisons:
 
 @compares("MaxPool")
 def max_pool(op: Ops, region: Region) -> Comparisons:
-    """The index, in the whole of X, of the first largest element of each window."""
+    """The index, in its channel's image, of the first largest element of each window."""
     x, y = region.operand(0), region.outputs[0]
     attributes = {**region.attributes, "storage_order": None}
     _, indices = op.emit("MaxPool", region.inputs, attributes, outputs=2)
@@ -201,7 +201,8 @@ def max_pool(op: Ops, region: Region) -> Comparisons:
         lead = _but_itself(op, gap(op, y, values), op.Equal(places, indices))
         return lead, op.Sub(to.output(op, region), rates)
 
-    return Comparisons(indices, sides, "before")
+    # indices count through the whole tensor; a sample is to have one code in every batch
+    return Comparisons(op.Mod(indices, op.count(x, range(2, rank(x)))), sides, "before")
 
 
 def _taps(op: Ops, x: ir.Value, y: ir.Value, moves: Window, fill: float) -> list[ir.Value]:

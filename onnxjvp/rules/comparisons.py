@@ -84,11 +84,6 @@ def compares(
     return decorate
 
 
-def in_first_only(region: Region, live: set[int]) -> bool:
-    """Affine in the first operand, with the others held."""
-    return live == {0}
-
-
 # -- what comparisons are made of --------------------------------------------------------------
 
 
@@ -330,17 +325,27 @@ def cast(op: Ops, region: Region) -> Comparisons | None:
     )
 
 
-@compares("Mod", affine=in_first_only)
+@compares("Mod")
 def mod(op: Ops, region: Region) -> Comparisons:
-    """The quotient: rounded down, or towards zero with fmod."""
-    (a, b), y = region.inputs[:2], region.outputs[0]
+    """The quotient q: rounded down, or towards zero with fmod. y = a − q b is between 0 and b."""
+    a, b, y = region.operand(0), region.operand(1), region.outputs[0]
     quotient = op.Round(op.Div(op.Sub(a, y), b))
+    zero, one, turned = (at(op, v, y) for v in (0, 1, -1))
+    sign_b = op.Where(op.Less(b, zero), turned, one)
+    if region.attr_int("fmod", 0):
+        sign = op.Where(op.Less(a, zero), turned, one)  # that of y, where it is not 0
+        around = op.Equal(quotient, zero)  # of which 0 is the middle, and not an end
+    else:
+        sign, around = sign_b, None
+
+    def ends(rest: ir.Value, divisor: ir.Value) -> ir.Value:
+        inside = op.Mul(sign, rest)
+        size = op.expand_to(op.Mul(sign_b, divisor), y)
+        low = inside if around is None else op.Where(around, op.Add(size, inside), inside)
+        return op.stack([low, op.Sub(size, inside)])
 
     def sides(to: Along) -> Sides:
-        x = op.Div(a, b)
-        rate = op.Div(to.operand(op, region, 0), b)
-        if region.attr_int("fmod", 0):
-            return _towards_zero(op, x, quotient, rate)
-        return between(op, x, rate, quotient, op.Add(quotient, at(op, 1, x)))
+        along = op.expand_to(to.output(op, region), y)
+        return ends(y, b), ends(along, to.operand(op, region, 1))
 
     return Comparisons(quotient, sides, "before")

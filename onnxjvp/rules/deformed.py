@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.ops import INT64, Ops, dim, rank
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules import grids
@@ -139,6 +139,7 @@ def _starts(op: Ops, taps: _Taps, y: ir.Value, like: ir.Value) -> ir.Value:
     for axis in range(2):
         size = dim(y, 2 + axis)
         if isinstance(size, int):
+            limits.check_constant(size, "the places of an axis")
             steps = op.const(np.arange(size) * float(taps.strides[axis]), like=like)
         else:
             zero, one = (op.const(np.int64(k), INT64) for k in (0, 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.ops import Ops, rank
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import RefusedError, Tangents
@@ -373,6 +373,7 @@ def _channel_window(op: Ops, x: ir.Value, size: int) -> Callable[[ir.Value], ir.
             return out
 
         return along
+    limits.check_constant(channels * channels, "a band over its channels")
     offset = np.arange(channels)[None, :] - np.arange(channels)[:, None]
     band = (offset >= -before) & (offset <= after)
     weight = op.const(band.reshape(channels, channels, *[1] * (rank(x) - 2)), like=x)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.ops import INT64, Ops, dim
 from onnxjvp.graph.regions import Region
@@ -102,6 +102,7 @@ def _places(
         one = op.const(1.0, like=rois)
         along_extent = op.Where(op.Greater(extent, one), along_extent, op.const(0.0, like=rois))
         extent = op.Max(extent, one)
+    limits.check_constant(count, "the places of a region")
     steps = op.const((np.arange(count)[None] + 0.5) / count, like=rois)
     return (
         op.Add(start, op.Mul(extent, steps)),
@@ -112,6 +113,7 @@ def _places(
 def _pixels(op: Ops, size: Dim, like: ir.Value) -> ir.Value:
     """0, 1, … in the dtype of `like`."""
     if isinstance(size, int):
+        limits.check_constant(size, "the places of an axis")
         return op.const(np.arange(size), like=like)
     assert like.dtype is not None
     return op.Cast(_numbers(op, size), to=int(like.dtype))

@@ -31,9 +31,9 @@ def rnn_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value |
 def _rnn(op: Ops, one: Direction) -> list[ir.Value | None]:
     (f,) = one.activations
     before = one.before(op, one.first_h, one.y)
-    a = None if f.clip is None else _gates(op, one, before)
+    a = None if f.clip is None else gates(op, one, before)
     slope = one.where_on(op, f.slope(op, one.y, a))
-    added = _added(op, one, before)
+    added = added_to_gates(op, one, before)
     step = Step(op)
     h = step.state(one.start(op, one.tangent.h), linear=True)
     t = step.MatMul(h, step.read(one.weights_r))
@@ -159,7 +159,7 @@ def lstm_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value 
 def _lstm(op: Ops, one: Direction, coupled: bool) -> list[ir.Value | None]:
     f, g, last = one.activations
     before = one.before(op, one.first_h, one.y)
-    ai, ao, af, ag = split(op, _gates(op, one, before), 4)
+    ai, ao, af, ag = split(op, gates(op, one, before), 4)
     new = g.value(op, ag)
     pi, po, pf = [None] * 3 if one.primal.p is None else split(op, one.primal.p, 3)
     if pi is not None and po is not None and pf is not None:
@@ -181,7 +181,7 @@ def _lstm(op: Ops, one: Direction, coupled: bool) -> list[ir.Value | None]:
     keep = op.add_all([forget, *_peeping(op, ((to_i, pi), (to_f, pf)))])
     show = op.add_all([op.Mul(o, last.slope(op, shown, after)), *_peeping(op, ((to_o, po),))])
     slopes = one.where_on(op, op.Concat(to_i, to_o, to_f, to_g, axis=-1))
-    added = _plus_t(op, _added(op, one, before), _peepholes(op, one, c, after))
+    added = _plus_t(op, added_to_gates(op, one, before), _peepholes(op, one, c, after))
     return _lstm_steps(op, one, slopes, keep, show, added)
 
 
@@ -250,13 +250,13 @@ def _peepholes(op: Ops, one: Direction, c: ir.Value, after: ir.Value) -> ir.Valu
 # -- what they share ---------------------------------------------------------------------------
 
 
-def _gates(op: Ops, one: Direction, before: ir.Value) -> ir.Value:
+def gates(op: Ops, one: Direction, before: ir.Value) -> ir.Value:
     """What the gates of all steps are applied to, [T, N, G·H], without peepholes."""
     both = op.Add(op.MatMul(one.x, one.weights_w), op.MatMul(before, one.weights_r))
     return _plus(op, both, _sum(op, one.primal.wb, one.primal.rb))
 
 
-def _added(op: Ops, one: Direction, before: ir.Value) -> ir.Value | None:
+def added_to_gates(op: Ops, one: Direction, before: ir.Value) -> ir.Value | None:
     """What all but the states before adds to the tangents of the gates of each step."""
     total = add_up(op, [_of_x(op, one), product(op, before, one.tangent.r)])
     total = _plus_t(op, total, one.tangent.rb)

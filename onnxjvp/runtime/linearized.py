@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -24,7 +26,8 @@ class LinearizedSession:
       linearized: what `onnxjvp.linearize` returns.
       providers, optimize, threads, spinning, plan_memory: as for `Session`.
     Raises: as `Session`. The two maps are loaded when they are first used.
-    Cost: every map that is used holds the weights once more. Not for several threads at once.
+    Cost: every map that is used holds the weights once more. Not for several threads at once: see
+    `beside`.
     """
 
     def __init__(
@@ -39,18 +42,29 @@ class LinearizedSession:
     ) -> None:
         self.linearized = linearized
 
-        def load(part: Rewritten) -> Loaded:
-            return Loaded(
-                part.model,
-                providers=providers,
-                optimize=optimize,
-                threads=threads,
-                spinning=spinning,
-                plan_memory=plan_memory,
-            )
+        parts = {
+            "primal": linearized.primal,
+            "jvp": linearized.jvp,
+            "vjp": linearized.vjp,
+        }
+        loaded: dict[str, Loaded] = {}
+        loading = threading.Lock()
+
+        def load(kind: str) -> Loaded:
+            with loading:
+                if kind not in loaded:
+                    loaded[kind] = Loaded(
+                        parts[kind].model,
+                        providers=providers,
+                        optimize=optimize,
+                        threads=threads,
+                        spinning=spinning,
+                        plan_memory=plan_memory,
+                    )
+            return loaded[kind]
 
         self._load = load
-        self._primal = load(linearized.primal)
+        self._primal = load("primal")
         #: where residuals are held, by onnxruntime's name
         self.device = self._primal.device
         self._maps: dict[str, _Map] = {}
@@ -103,6 +117,15 @@ class LinearizedSession:
             each.move(self._point)
         return outputs
 
+    def beside(self) -> LinearizedSession:
+        """A session for another thread, with a point of its own: both run the same loaded models.
+
+        Call `at` before its maps.
+        """
+        other = copy.copy(self)
+        other._maps, other._point = {}, None
+        return other
+
     def kept(self) -> Point:
         """The point of the last call of `at`, for `back` to return to; it holds the residuals.
 
@@ -146,7 +169,7 @@ class LinearizedSession:
         point = self.kept()
         if kind not in self._maps:
             part = self.linearized.jvp if kind == "jvp" else self.linearized.vjp
-            self._maps[kind] = _Map(part, self._load(part))
+            self._maps[kind] = _Map(part, self._load(kind))
             self._maps[kind].move(point)
         return self._maps[kind].takes
 

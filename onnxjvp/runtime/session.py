@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 
 from onnxjvp.errors import InvalidModelError, MissingDependencyError, UsageError
-from onnxjvp.graph.files import is_placeholder, refuse_data_outside
+from onnxjvp.graph.files import is_file, is_placeholder, refuse_data_outside, what_is
 from onnxjvp.runtime.deadline import stopped_after
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
 from onnxjvp.runtime.settings import Provider, resolve_providers, session_options, with_graph
@@ -375,9 +375,9 @@ def _loadable(model: ModelLike, directory: Path) -> str | bytes:
     if isinstance(model, bytes):
         return model
     if isinstance(model, (str, os.PathLike)):
-        if not Path(model).is_file():
-            kind = "is a folder" if Path(model).is_dir() else "does not exist"
-            raise UsageError(f"{os.fspath(model)!r} {kind}; give the path of an .onnx file")
+        if not is_file(Path(model)):
+            what = what_is(Path(model))
+            raise UsageError(f"{os.fspath(model)!r} {what}; give the path of an .onnx file")
         refuse_data_outside(model)  # older runtimes read whatever file a model names
         return os.fspath(model)
     if isinstance(model, onnx.ModelProto) and model.ByteSize() < _IN_MEMORY_LIMIT:

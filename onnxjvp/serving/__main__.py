@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from onnxjvp.errors import OnnxJvpError
 from onnxjvp.serving.server import ServerOptions, serve
 from onnxjvp.serving.supervisor import supervise
 
@@ -21,9 +22,7 @@ def main() -> int:
     parser.add_argument("--http-port", type=int, help="default: 8080, or that of settings.json")
     parser.add_argument("--grpc-port", type=int, help="default: 8081, or that of settings.json")
     parser.add_argument("--max-body", type=int, default=64 << 20, help="bytes of a request's body")
-    parser.add_argument(
-        "--admin", action="store_true", help="let clients load and unload models over HTTP"
-    )
+    parser.add_argument("--admin", action="store_true", help="let clients load and unload models")
     parser.add_argument(
         "--once", action="store_true", help="do not start the server again when it dies"
     )
@@ -36,16 +35,19 @@ def main() -> int:
         parser.error('MLServer is not installed: pip install "onnxjvp[serve]"')
     if not given.once:
         return supervise([sys.executable, "-m", "onnxjvp.serving", *sys.argv[1:], "--once"])
-    serve(
-        ServerOptions(
-            repository=given.repository,
-            host=given.host,
-            http_port=given.http_port,
-            grpc_port=given.grpc_port,
-            body_bytes=given.max_body,
-            admin=given.admin,
-        )
+    options = ServerOptions(
+        repository=given.repository,
+        host=given.host,
+        http_port=given.http_port,
+        grpc_port=given.grpc_port,
+        body_bytes=given.max_body,
+        admin=given.admin,
     )
+    try:
+        serve(options)
+    except OnnxJvpError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     return 0
 
 

@@ -63,12 +63,21 @@ def decoded(
 def _numbers(name: str, datatype: str, data: object) -> Array:
     try:
         array = np.asarray(data)
+        if datatype == "UINT64" and array.dtype.kind == "f":
+            array = _large_integers(data)  # NumPy takes small and very large ones for floats
     except (ValueError, OverflowError) as error:
         raise InputError(f"{name!r} holds lists of different lengths") from error
     kinds = {"B": "b", "F": "iuf"}.get(datatype[0], "iu")
     if array.size and array.dtype.kind not in kinds:
         raise InputError(f"{name!r} holds something that is no {datatype}, or null")
     return array
+
+
+def _large_integers(data: object) -> Array:
+    """Integers up to 2^64; as they came where something else is among them."""
+    found = np.asarray(data, dtype=object)
+    whole = all(type(each) is int and 0 <= each < 1 << 64 for each in found.flat)
+    return found.astype(np.uint64) if whole else found
 
 
 def _texts(name: str, data: object) -> Array:

@@ -17,8 +17,10 @@ from onnxjvp.runtime import Array
 from onnxjvp.serving.arrays import datatype_of, decoded, encoded
 from onnxjvp.serving.limits import Limits
 
-#: replies that say "not now"; any other error would be the same again
+#: replies that say "not now"; any other error would be the same again, but for what MLServer says
+#: (500) of a request that one of its workers died with
 AGAIN = (502, 503)
+_DIED = b"Worker process stopped unexpectedly"
 #: seconds between two tries: the first, and the most
 FIRST, MOST = 0.05, 2.0
 _UNLIMITED = Limits(input_bytes=1 << 62)
@@ -38,8 +40,9 @@ class Client:
     """Sends arrays to a served model. One thread at a time; make one for each.
 
     A request only computes, so sending it twice does no harm: a connection that fails or is closed,
-    and replies of 502 or 503, are tried again after 0.05 s, then twice as long each time up to 2 s,
-    by chance up to half less, until `patience` has passed. Everything else is an answer.
+    replies of 502 or 503, and those of a worker that died (500), are tried again after 0.05 s, then
+    twice as long each time up to 2 s, by chance up to half less, until `patience` has passed.
+    Everything else is an answer.
 
     Args:
       url: of the server, such as "http://127.0.0.1:8080".
@@ -85,6 +88,14 @@ class Client:
         """What the server says of a model: its inputs and outputs."""
         return self.request("GET", f"/v2/models/{urllib.parse.quote(model)}")
 
+    def wait(self) -> None:
+        """Until the server has loaded its models.
+
+        Raises:
+          RemoteError: patience came to its end.
+        """
+        self.request("GET", "/v2/health/ready")
+
     def request(
         self, method: str, path: str, content: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
@@ -97,10 +108,11 @@ class Client:
                 self._connection.close()
                 status, reply = 0, f"{type(error).__name__}: {error}".encode()
             if status == 200:
-                found: dict[str, Any] = json.loads(reply)
+                found: dict[str, Any] = json.loads(reply or b"{}")
                 return found
             wait = pause * random.uniform(0.5, 1.0)
-            if status not in (0, *AGAIN) or time.monotonic() + wait > deadline:
+            again = status in (0, *AGAIN) or (status == 500 and _DIED in reply)
+            if not again or time.monotonic() + wait > deadline:
                 raise RemoteError(status, _words(reply))
             self.retries += 1
             time.sleep(wait)

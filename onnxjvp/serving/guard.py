@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
 from typing import Any
 
 Scope = MutableMapping[str, Any]
@@ -17,22 +18,37 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 _DRAINED = 4
 
 
+@dataclass
+class Gate:
+    """Whether the models are loaded: MLServer answers before they are."""
+
+    open: bool = False
+
+
 class Guard:
     """ASGI middleware: refuses bodies before they are read as a whole.
 
     Args:
       app: what answers.
+      gate: 503 while it is closed.
       body_bytes: the most that a request's body may hold; 413 beyond it.
       seconds: that a body may take to arrive; 408 after them.
-      admin: whether models may be loaded and unloaded over HTTP; 403 where not.
+      admin: whether clients may load and unload models; 403 where not.
 
     Compressed bodies are refused (415): a few bytes may say any number of zeros.
     """
 
     def __init__(
-        self, app: App, *, body_bytes: int, seconds: float = 30.0, admin: bool = False
+        self,
+        app: App,
+        *,
+        gate: Gate,
+        body_bytes: int,
+        seconds: float = 30.0,
+        admin: bool = False,
     ) -> None:
         self._app = app
+        self._gate = gate
         self._most = body_bytes
         self._seconds = seconds
         self._admin = admin
@@ -82,8 +98,10 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         path: str = scope["path"]
+        if not self._gate.open and path != "/v2/health/live":
+            return 503, "the models are still being loaded; try again later"
         if path.startswith("/v2/repository/") and not path.endswith("/index") and not self._admin:
-            return 403, "models are neither loaded nor unloaded over HTTP here"
+            return 403, "models are neither loaded nor unloaded by clients here"
         headers = {key.lower(): value for key, value in scope["headers"]}
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             return 415, "compressed bodies are not taken; send plain JSON"

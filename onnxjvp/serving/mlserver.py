@@ -16,7 +16,18 @@ from onnxjvp.runtime import Array, Session, TensorSpec, check_feeds
 from onnxjvp.serving.arrays import datatype_of, decoded, encoded
 from onnxjvp.serving.limits import Limits, TooLargeError
 
-BAD_REQUEST, TOO_LARGE, FAILED, BUSY, TOO_LONG = 400, 413, 500, 503, 504
+BUSY = 503
+#: of errors, the first that fits
+_STATUS: Mapping[type[OnnxJvpError], int] = {
+    TooLargeError: 413,
+    UsageError: 400,
+    DeadlineError: 504,
+    OnnxJvpError: 500,
+}
+#: characters of an error that are sent: names in it are those of the request
+_WORDS = 2000
+#: inputs and outputs that a request may name beside those that there are, to be told of them
+_SPARE = 8
 
 
 class OnnxModel(MLModel):  # type: ignore[misc]
@@ -73,14 +84,9 @@ class OnnxModel(MLModel):  # type: ignore[misc]
         try:
             loop = asyncio.get_running_loop()
             outputs = await loop.run_in_executor(self._pool, self._answer, payload)
-        except TooLargeError as error:
-            raise MLServerError(str(error), TOO_LARGE) from error
-        except UsageError as error:
-            raise MLServerError(str(error), BAD_REQUEST) from error
-        except DeadlineError as error:
-            raise MLServerError(str(error), TOO_LONG) from error
         except OnnxJvpError as error:
-            raise MLServerError(str(error), FAILED) from error
+            status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
+            raise MLServerError(str(error)[:_WORDS], status) from error
         finally:
             self._present -= 1
         return types.InferenceResponse(
@@ -115,6 +121,7 @@ def _metadata(spec: TensorSpec) -> Any:
 def _wanted(outputs: Sequence[TensorSpec], asked: Sequence[Any] | None) -> list[TensorSpec]:
     """The outputs that a request asks for, all if it does not say."""
     known = {spec.name: spec for spec in outputs}
+    _count("outputs", asked or (), known)
     names = list(dict.fromkeys(each.name for each in asked)) if asked else list(known)
     if unknown := [name for name in names if name not in known]:
         raise InputError(
@@ -128,6 +135,7 @@ def _feeds(
 ) -> Mapping[str, Array]:
     """The arrays of a request; InputError lists all that cannot be read."""
     specs = {spec.name: spec for spec in inputs}
+    _count("inputs", given, specs)
     feeds: dict[str, Array] = {}
     problems = []
     for each in given:
@@ -147,6 +155,12 @@ def _feeds(
     if problems:
         raise InputError("; ".join(problems))
     return feeds
+
+
+def _count(what: str, named: Sequence[Any], known: Mapping[str, TensorSpec]) -> None:
+    """Before work is done for each."""
+    if len(named) > len(known) + _SPARE:
+        raise InputError(f"the request names {len(named)} {what}, and the model has {len(known)}")
 
 
 def _name(datatype: Any) -> str:

@@ -243,7 +243,8 @@ def reduced(context: Context, node: ir.Node) -> list[State]:
     axes = () if given is None else context.source.shapes.ints(given)
     if axes is None:
         raise Dependent("its axes are not known")
-    if not axes and node.attributes.get_int("noop_with_empty_axes", 0):
+    noop: int = node.attributes.get_int("noop_with_empty_axes", 0)
+    if not axes and noop:
         return [rows]
     over = {axis % len(sizes) for axis in axes} or set(range(len(sizes)))
     if rows.axis in over:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
-from onnxjvp.targets import cpu, dense, lowerings, recurrent
+from onnxjvp.targets import cpu, dense, lowerings, older, recurrent
 from onnxjvp.targets.lint import Finding, findings, refuse
 from onnxjvp.targets.runtimes import Runtime, runtime
 
@@ -31,6 +31,8 @@ class Target:
     shares: bool = False
     #: whose table says what it can run; None: whatever ONNX has
     table: str | None = None
+    #: whether what it cannot run is refused, or told by `inspect` alone
+    refuses: bool = False
 
     @property
     def runtime(self) -> Runtime | None:
@@ -43,13 +45,14 @@ def _as_it_is(op: Ops, held: bool) -> None:
 
 TARGETS = {
     "portable": Target(_as_it_is),
+    # onnxruntime proper takes custom operators, of which no table knows
     "cpu": Target(cpu.lower, shares=True, table="cpu"),
     # a GPU is fed by large tensors, and has no layout that folding would leave
     "cuda": Target(_as_it_is, layout="stacked", table="cuda"),
-    "web": Target(_as_it_is, table="web"),
-    "mobile": Target(_as_it_is, table="mobile"),
-    "openvino": Target(_as_it_is, table="openvino"),
-    "tensorrt": Target(_as_it_is, layout="stacked", table="tensorrt"),
+    "web": Target(_as_it_is, table="web", refuses=True),
+    "mobile": Target(_as_it_is, table="mobile", refuses=True),
+    "openvino": Target(_as_it_is, table="openvino", refuses=True),
+    "tensorrt": Target(_as_it_is, layout="stacked", table="tensorrt", refuses=True),
 }
 
 
@@ -65,8 +68,9 @@ def lower(
 
     Args:
       held: residuals are computed once and held for many products: what counts is the products.
-      graph: the model, where its own products may change too (see `dense.share` and
-        `recurrent.join`). It can then read what was recorded, and wants sorting.
+      graph: the model, whose own nodes may change too: those that cannot run, and unless
+        residuals are held its products (see `dense.share` and `recurrent.join`). It can then read
+        what was recorded, and wants sorting.
       outputs: all that is read of the model and of what was recorded.
     Returns:
       how many of the model's own nodes were changed, so that f(x) is the same to rounding only.
@@ -76,9 +80,9 @@ def lower(
     chosen = named(target)
     chosen.lower(op, held)
     changed = 0
-    if chosen.runtime is not None:
+    if chosen.refuses and chosen.runtime is not None:
         changed += lowerings.lower(op, chosen.runtime, graph)
-    if chosen.shares and graph is not None:
+    if chosen.shares and graph is not None and not held:
         changed = dense.share(op, graph, outputs) + recurrent.join(op, graph, outputs)
     op.nodes[:] = in_order(op.nodes, op.linear)
     return changed
@@ -93,8 +97,17 @@ def check(target: str, nodes: Iterable[ir.Node], opset: int, own: Collection[ir.
       TargetError: the target's runtime cannot run some of them; all are listed.
     """
     chosen = named(target).runtime
-    if chosen is not None:
-        refuse(chosen, findings(chosen, nodes, min(opset, chosen.opsets[1]), own))
+    if chosen is not None and named(target).refuses:
+        refuse(chosen, findings(chosen, nodes, opset, own))
+
+
+def settle(target: str, model: ir.Model, opset: int) -> int:
+    """Bring a model that was checked to the newest opset that the target has; which it is at."""
+    chosen = named(target).runtime
+    if chosen is None or not named(target).refuses or opset <= chosen.opsets[1]:
+        return opset
+    older.write_at(model, opset, chosen.opsets[1])
+    return chosen.opsets[1]
 
 
 def unfit(target: str, nodes: Iterable[ir.Node], opset: int) -> list[Finding]:
@@ -102,7 +115,7 @@ def unfit(target: str, nodes: Iterable[ir.Node], opset: int) -> list[Finding]:
     chosen, every = named(target).runtime, list(nodes)
     if chosen is None:
         return []
-    return findings(chosen, every, min(opset, chosen.opsets[1]), set(every))
+    return findings(chosen, every, opset, set(every))
 
 
 def in_order(nodes: Sequence[ir.Node], linear: Collection[ir.Value]) -> list[ir.Node]:

@@ -85,7 +85,8 @@ class _Lowering:
         if not many and not same_shape(y, tangent):
             if not is_image(y) or rank(tangent) != rank(y):
                 return
-            tangent = blocked(op, _expanded(op, tangent, y))
+            if _spreads(tangent, y):  # else y is one lane, and the tangent has several
+                tangent = blocked(op, _expanded(op, tangent, y))
         factor = self._step(bounds)
         if factor is None:
             return
@@ -185,6 +186,12 @@ def _is_factor(norm: ir.Node) -> bool:
     return all(constant(v) is not None for v in (scale, variance)) and all(
         (array := constant(v)) is not None and not array.any() for v in (shift, mean)
     )
+
+
+def _spreads(value: ir.Value, like: ir.Value) -> bool:
+    """Whether a value can be broadcast to the shape of another of its rank."""
+    pairs = zip(dims.of(value), dims.of(like), strict=True)
+    return all(d in (1, size) for d, size in pairs)
 
 
 def _expanded(op: Ops, value: ir.Value, like: ir.Value) -> ir.Value:

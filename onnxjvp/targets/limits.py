@@ -6,6 +6,7 @@ what would help; None where nothing is. What is not known is not complained abou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
@@ -13,6 +14,8 @@ import onnx_ir as ir
 from onnxjvp.graph import dims
 from onnxjvp.graph.shapes import constant
 
+#: of a Scan that is not written yet, how many of its last operands its steps read whole
+INVARIANTS = "invariants"
 #: what is wrong, and what would help
 Complaint = tuple[str, str]
 Limit = Callable[[ir.Node, Sequence[int]], Complaint | None]
@@ -122,9 +125,61 @@ def forwards(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 
 @limit
+def one_way(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """one_way: square weights that another node reads in another orientation.
+
+    What a runtime packs for one of them it gives to the other as well.
+    """
+    turned = turned_operands(node)
+    if not turned:
+        return None
+    return f"its weights {turned[0]} are read another way as well", "give it a copy of its own"
+
+
+def turned_operands(node: ir.Node) -> list[int]:
+    """Square constants that were first read in another orientation."""
+    found = []
+    for i, value in enumerate(node.inputs):
+        way = orientation(node, i)
+        if value is None or way is None or not _is_square(value, node) or constant(value) is None:
+            continue
+        ways = (orientation(use.node, use.idx) for use in value.uses())
+        if next((w for w in ways if w is not None), way) != way:
+            found.append(i)
+    return found
+
+
+def orientation(node: ir.Node, i: int) -> tuple[object, ...] | None:
+    """How a product reads one of its operands; None where the node is no product."""
+    match node.op_type:
+        case "MatMul" if i < 2:
+            return ("MatMul", i)
+        case "Gemm" if i < 2:
+            turns = bool(node.attributes.get_int("transB" if i else "transA", 0))
+            return ("Gemm", i, True) if turns else ("MatMul", i)
+        case "Transpose":
+            return ("Transpose", *(node.attributes.get_ints("perm") or ()))
+        case "Conv" | "ConvTranspose" if i == 1:
+            return (node.op_type,)
+    return None
+
+
+def _is_square(value: ir.Value, node: ir.Node) -> bool:
+    """Whether the sizes of two sides could be confused."""
+    held = [] if value.shape is None else list(value.shape.dims)
+    shape = [d for d in held if isinstance(d, int)]
+    if len(shape) < 2 or len(shape) < len(held):
+        return False
+    rows = shape[0] // (node.attributes.get_int("group", 1) or 1)
+    return shape[-1] == shape[-2] if len(shape) < 4 else shape[1] in (shape[0], rows)
+
+
+@limit
 def closed(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     """closed: a body that reads nothing of the graph around it but constants."""
     read = [v for v in _read_outside(node) if constant(v) is None]
+    held = node.attributes.get_int(INVARIANTS, 0) or 0
+    read += [v for v in node.inputs[len(node.inputs) - held :] if v is not None]
     if not read:
         return None
     return f"its body reads {read[0].name!r} of the graph around it", "pass it on as a state"
@@ -139,7 +194,7 @@ def _read_outside(node: ir.Node) -> list[ir.Value]:
 @limit
 def static(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     """static(i): an operand whose sizes are known before the run."""
-    return _unsized(node, numbers[0], "fix the sizes of the model's inputs")
+    return _unsized(node, numbers[0], "fix the sizes of the inputs")
 
 
 @limit
@@ -161,7 +216,9 @@ def lengths(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     value = node.inputs[numbers[0]] if numbers[0] < len(node.inputs) else None
     if value is None or constant(value) is not None:
         return None
-    return _unsized(node, numbers[0], "fix the sizes of the model's inputs")
+    if value.shape is None:
+        return f"the length of its operand {numbers[0]} is not known", "fix the sizes of the inputs"
+    return _unsized(node, numbers[0], "fix the sizes of the inputs")
 
 
 @limit
@@ -256,14 +313,30 @@ def gates(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 
 @limit
-def states(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
-    """states: the states that a Scan begins with have sizes that are known before the run."""
-    scanned = node.attributes.get_int("num_scan_inputs", 0) or 0
-    for i in range(len(node.inputs) - scanned):
-        complaint = _unsized(node, i, "fix the batch (onnxjvp fix)")
-        if complaint is not None:
-            return complaint
+def resized(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """resized: a Resize of all of the image, without weights beyond the plain ones."""
+    modes = ("half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric")
+    mode = node.attributes.get_string("coordinate_transformation_mode", "half_pixel")
+    if mode not in (*modes, "align_corners"):
+        return f"coordinate_transformation_mode {mode!r} is not there", f"use one of {modes}"
+    if node.attributes.get_string("keep_aspect_ratio_policy", "stretch") != "stretch":
+        return "keep_aspect_ratio_policy gives wrong sizes there", "give the sizes themselves"
+    for name in ("antialias", "exclude_outside"):
+        if node.attributes.get_int(name, 0):
+            return f"{name} gives wrong results there", f"leave {name} out"
+    if _by_less_than_an_element(node):
+        return "a scale that leaves a size as it is gives wrong results there", "leave it out"
     return None
+
+
+def _by_less_than_an_element(node: ir.Node) -> bool:
+    """Whether scales stretch a picture that has as many elements afterwards."""
+    scales = constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] else None
+    x = node.inputs[0]
+    if scales is None or x is None or x.shape is None or len(x.shape) != scales.size:
+        return False
+    pairs = zip(x.shape.dims, scales.reshape(-1).tolist(), strict=True)
+    return any(isinstance(d, int) and s != 1 and math.floor(d * s) == d for d, s in pairs)
 
 
 @limit

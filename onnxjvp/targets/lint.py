@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import onnx.defs
 import onnx_ir as ir
 
 from onnxjvp.errors import TargetError
 from onnxjvp.graph.branches import bodies_of
+from onnxjvp.targets import older
 from onnxjvp.targets.limits import LIMITS
 from onnxjvp.targets.runtimes import OPEN, Kernel, Runtime
 
@@ -93,6 +95,12 @@ def judged(runtime: Runtime, node: ir.Node, opset: int) -> Problem | None:
     if node.op_type == "Constant" and node.domain in _STANDARD:
         return None  # which runtimes read as weights
     label, standard = label_of(node), node.domain in _STANDARD
+    newest = runtime.opsets[1]
+    why = older.obstacle(node, opset, newest)
+    if why is not None and label in runtime.operators:
+        remedy = "write it another way, or use a newer runtime"
+        return Problem("opset", f"{runtime.described} has opset {newest}, and {why}", remedy)
+    opset = min(opset, newest)
     version = version_of(node.op_type, opset) if standard else 1
     kernels = runtime.operators.get(label, ())
     if not any(_has(kernel, version) for kernel in kernels):
@@ -103,7 +111,7 @@ def judged(runtime: Runtime, node: ir.Node, opset: int) -> Problem | None:
     return None if None in complaints else complaints[-1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def version_of(op_type: str, opset: int) -> int:
     """The opset that brought the operator in the form that it has at an opset."""
     try:
@@ -127,10 +135,10 @@ def _is_inlined(runtime: Runtime, op_type: str, opset: int) -> bool:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _body(op_type: str, opset: int) -> frozenset[str]:
     try:
-        schema = onnx.defs.get_schema(op_type, opset)
+        schema: Any = onnx.defs.get_schema(op_type, opset)
     except onnx.defs.SchemaError:
         return frozenset()
     if schema.has_function:
@@ -146,7 +154,7 @@ def _missing(
         return Problem(
             "operator",
             f"{runtime.described} has no such operator",
-            "use a build of it that has, and --target portable",
+            "leave it out, or use a build of it that has it",
         )
     spans = sorted(span for kernel in kernels for span in kernel.versions)
     known = ", ".join(f"{a} on" if b >= OPEN else f"{a} to {b}" for a, b in spans)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.ops import Ops, dim, rank, same_shape
 from onnxjvp.rules.transposes.convolution import window
 from onnxjvp.targets import blocked
@@ -119,6 +119,7 @@ class Selections:
         """A sum of taps, each with its weight, of every window in every channel."""
         channels = dim(value, 1)
         assert isinstance(channels, int)
+        limits.check_constant(channels * axis.taps, "a kernel for every channel")
         kernel = np.zeros(axis.taps)
         kernel[list(weights)] = list(weights.values())
         shape = (channels, 1, axis.taps, 1) if axis.axis == 0 else (channels, 1, 1, axis.taps)

@@ -64,7 +64,12 @@ class Runtime:
 def runtime(name: str) -> Runtime:
     """The table of a target."""
     assert name in TABLES, name
-    text = resources.files("onnxjvp.targets").joinpath("tables", f"{name}.txt").read_text("utf-8")
+    text = (
+        resources.files("onnxjvp.targets")
+        .joinpath("tables")
+        .joinpath(f"{name}.txt")
+        .read_text("utf-8")
+    )
     head, _, body = text.partition("\n\n")
     said = dict(line.split(" ", 1) for line in head.splitlines())
     operators: dict[str, list[Kernel]] = {}

@@ -10,11 +10,13 @@ of the stride, whose results are interleaved by DepthToSpace.
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxjvp.graph import limits
 from onnxjvp.graph.fixed import fix
 from onnxjvp.graph.ops import Ops, dim
 from onnxjvp.graph.shapes import constant
@@ -131,6 +133,7 @@ def _by_phases(op: Ops, x: ir.Value, w: ir.Value, axes: list[Along]) -> ir.Value
     reaches = [_reach(axis) for axis in axes]
     m, c = array.shape[:2]
     sizes = [last - first + 1 for first, last in reaches]
+    limits.check_constant(stride * stride * m * c * math.prod(sizes), "kernels of its phases")
     kernel = np.zeros((stride, stride, c, m, *sizes), array.dtype)
     for phase in itertools.product(range(stride), repeat=2):
         for taps in itertools.product(*(range(axis.taps) for axis in axes)):

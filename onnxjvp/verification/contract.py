@@ -118,7 +118,7 @@ class Contract:
                 shared=bool(data.get("shared")),
             )
             contract._check_whole()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise UsageError(
                 f"The rewritten model's metadata under 'onnxjvp' is damaged ({error!r}). "
                 "Rewrite the model again."

@@ -56,6 +56,8 @@ def test_pieces_that_fit(share: float | None, form: str) -> None:
     found = ntk(CNN, form=form, memory=memory, method="structured")
     assert (share is None) == (found.samples_per_block() > 1)
     assert (share == 0.4) == (found.rows_per_part() < 10)
+    assert isinstance(found.method, Structured)
+    assert (found.method.held is not None) == (share == 0.4 and form == "full")
     whole = ntk(CNN, form=form, method="contraction")(x, x)
     assert_close(found(x), whole, TOLERANCES["float32"], "with itself")
     other = {"image": x["image"][:2]}

@@ -16,6 +16,7 @@ from onnxjvp.kernels.contraction import Contraction
 from onnxjvp.kernels.flops import count, flops
 from onnxjvp.kernels.problem import problem
 from onnxjvp.kernels.products import Products
+from onnxjvp.kernels.structured import Structured
 
 W = {"W": weights(4, 8), "b": weights(8)}
 IMAGE = {"x": ("N", 4, 9, 9)}
@@ -175,6 +176,54 @@ def test_growth_is_that_of_the_second_table(
     assert _slope(lambda w: cost(width=w), 128) == pytest.approx(in_width, abs=0.1)
     assert _slope(lambda o: cost(width=512, outputs=o), 32) == pytest.approx(in_outputs, abs=0.1)
     assert _slope(lambda n: cost(samples=n), 16) == pytest.approx(in_samples, abs=0.1)
+
+
+def _cnn(width: int, outputs: int, side: int, layers: int = 2) -> ModelProto:
+    """`layers` convolutions of 3 x 3 taps, the mean over pixels, a dense layer: that of Table 3."""
+    lines = [
+        f"h{i} = Conv <pads = [1, 1, 1, 1]> ({'x' if not i else f'a{i - 1}'}, W{i})\n"
+        f"a{i} = Relu(h{i})"
+        for i in range(layers)
+    ]
+    params = {f"W{i}": np.ones((width, width, 3, 3)) for i in range(layers)}
+    last = [f"p = ReduceMean <keepdims = 0> (a{layers - 1}, axes)", "y = MatMul(p, last)"]
+    given = params | {"axes": ints(2, 3), "last": np.ones((width, outputs))}
+    return build(
+        "\n".join([*lines, *last]), {"x": ("N", width, side, side)}, given, dtype="float32"
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "samples", "outputs", "slopes"),
+    # Novak et al. 2022, Table 3, where one term is far above the others. Of few rows of J:
+    # N O L D F W², J itself; of many: N² O² L F W² for contraction, N² O² L D W for structured
+    # derivatives, whose rows meet in y and not in θ. Products run forwards for every entry.
+    [
+        (Contraction, 1, 1, {"width": 2, "side": 2}),
+        (Contraction, 128, 64, {"width": 2, "outputs": 2, "samples": 2, "side": 0}),
+        (Products, 8, 8, {"width": 2, "outputs": 1, "samples": 2, "side": 2}),
+        (Structured, 1, 16, {"width": 2, "outputs": 1, "side": 2}),
+        (Structured, 256, 128, {"width": 1, "outputs": 2, "samples": 2}),
+    ],
+)
+def test_growth_is_that_of_the_third_table(
+    method: type[Contraction | Products | Structured],
+    samples: int,
+    outputs: int,
+    slopes: dict[str, int],
+) -> None:
+    width = 128 if outputs * samples < 64 else 32
+    usual = {"samples": samples, "outputs": outputs, "side": 4, "width": width}
+
+    def cost(**sizes: int) -> float:
+        at = {**usual, **sizes}
+        task = problem(_cnn(at["width"], at["outputs"], at["side"]))
+        made = Structured(task, samples=at["samples"]) if method is Structured else method(task)
+        return made.cost(at["samples"], at["samples"]).flops
+
+    once = cost()
+    found = {name: math.log2(cost(**{name: 2 * usual[name]}) / once) for name in slopes}
+    assert found == pytest.approx(slopes, abs=0.15)
 
 
 def test_derivatives_cost_a_few_forward_passes() -> None:

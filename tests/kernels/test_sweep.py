@@ -14,10 +14,11 @@ from helpers import MODELS
 from wine import MODEL, NAME, drawn
 
 from onnxjvp.errors import UsageError
+from onnxjvp.kernels.engine import named
 from onnxjvp.kernels.grid import Grid, Kept
 from onnxjvp.kernels.kernel import Kernel, ntk
 from onnxjvp.kernels.manifest import Manifest
-from onnxjvp.kernels.sweep import Swept, named, sweep
+from onnxjvp.kernels.sweep import Swept, sweep
 
 #: contraction is the quickest to make of so small a model
 METHOD = {"method": "contraction"}

@@ -150,10 +150,17 @@ def test_inspect_shows_the_card(tmp_path: Path, capsys: pytest.CaptureFixture[st
         '{"source": {"file": "f"}}',
         '{"source": {"file": "f", "bytes": "x"}}',
         '{"check": {}}',
+        '{"check": {"worst": {}}}',
+        '{"check": {"worst": 1, "passed": true, "oracle": ""}}',
+        '{"source": {"file": "f", "bytes": 1, "data": {"file": "f", "bytes": 1}}}',
+        '{"source": null}',
         '{"check": 1}',
         '{"before": {"added": []}}',
         '{"source": {"file": "f", "bytes": 1, "data": [3]}}',
         "[" * 100_000,
+        '{"before":' * 900 + "{}" + "}" * 900,
+        '{"rate": NaN}',
+        '{"rate": 1e999}',
     ],
 )
 def test_a_card_that_someone_else_wrote(
@@ -164,4 +171,5 @@ def test_a_card_that_someone_else_wrote(
     onnx.save(model, path)
     assert main(["inspect", str(path)]) == 0
     assert "description of itself is damaged" in capsys.readouterr().out
+    assert main(["inspect", str(path), "--json"]) == 0
     assert isinstance(jvp(path), Rewritten)

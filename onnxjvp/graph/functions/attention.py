@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.functions.normalization import narrowed
 from onnxjvp.graph.functions.table import NoBodyError, Outs, body
@@ -98,6 +98,7 @@ def join_heads(op: Ops, x: ir.Value) -> ir.Value:
 def places(op: Ops, count: Dim) -> ir.Value:
     """0, 1, …: [count]."""
     if isinstance(count, int):
+        limits.check_constant(count, "the positions of a sequence")
         return op.ints(range(count))
     zero, one = (op.const(np.int64(i), INT64) for i in (0, 1))
     made = op.Range(zero, op.Squeeze(op.as_tensor((count,)), op.ints([0])), one)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxjvp.graph import limits
 from onnxjvp.graph.functions.normalization import narrowed, widened
 from onnxjvp.graph.functions.table import NoBodyError, Outs, body
 from onnxjvp.graph.ops import Ops
@@ -39,6 +40,7 @@ def _crop_and_resize(op: Ops, region: Region) -> Outs:
 
 def _places(op: Ops, low: ir.Value, high: ir.Value, count: int) -> ir.Value:
     """[R, 1] twice → [R, count]: from one end to the other, or the middle alone."""
+    limits.check_constant(count, "the places of a crop")
     steps = np.linspace(0, 1, count) if count > 1 else np.array([0.5])
     return op.Add(low, op.Mul(op.Sub(high, low), op.const(steps, like=low)))
 

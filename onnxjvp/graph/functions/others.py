@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from onnxjvp.graph import limits
 from onnxjvp.graph.functions.activations import silu
 from onnxjvp.graph.functions.normalization import narrowed, rms_norm, widened
 from onnxjvp.graph.functions.table import NoBodyError, Outs, body
@@ -50,6 +51,9 @@ def _unfold(op: Ops, region: Region) -> Outs:
     length = dim(x, axis)
     if not isinstance(length, int):
         raise NoBodyError("the length that it cuts up is known at run time only")
+    if size < 1 or step < 1:
+        raise NoBodyError("its slices have no size or no step")
+    limits.check_constant(max(length - size + step, 0) // step * size, "the places of its slices")
     starts = np.arange(0, length - size + 1, step)
     cut = op.Gather(x, op.const(starts[:, None] + np.arange(size), ir.DataType.INT64), axis=axis)
     order = [i for i in range(rank(x) + 1) if i != axis + 1]

@@ -16,7 +16,7 @@ from onnxjvp.graph.fixed import stand_in
 from onnxjvp.graph.functions.schema import has_definition, record_definition
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import Region, of_node
-from onnxjvp.graph.shapes import FUNCTIONS, Shapes, constant
+from onnxjvp.graph.shapes import FUNCTIONS, MISFITS, Shapes, constant, misfit
 
 #: values of the outputs, in order; None for one that has no definition
 Outs = Sequence[ir.Value | None]
@@ -60,7 +60,10 @@ def record_body(op: Ops, region: Region) -> list[ir.Value | None]:
       NoBodyError: these attributes or operands are not covered.
     """
     function = BODIES.get(region.label)
-    outs = function(op, region) if function else record_definition(op, region)
+    try:
+        outs = function(op, region) if function else record_definition(op, region)
+    except MISFITS as error:
+        raise NoBodyError(misfit(error)) from error
     if outs is None:
         raise NoBodyError("onnx gives no definition of it for these operands")
     found = [*outs, *[None] * len(region.outputs)][: len(region.outputs)]

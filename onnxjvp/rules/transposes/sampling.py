@@ -5,10 +5,12 @@ And those that put images together, whose cotangent is taken apart again.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
+from onnxjvp.graph import dims, limits
 from onnxjvp.graph.ops import INT64, Ops, dim, rank
 from onnxjvp.rules import grids
 from onnxjvp.rules.transposes.table import operand, reshaped, scatter_add, transposed
@@ -185,7 +187,8 @@ def _elements(op: Ops, block: ir.Value, like: ir.Value) -> ir.Value:
     """[K, 1, *block]: a kernel for each of the K elements of a block."""
     known = op.shapes.ints(block)
     if known is not None:
-        count = int(np.prod(known))
+        count = math.prod(known)
+        limits.check_constant(count * count, "a kernel for each element of a block")
         return op.const(np.eye(count).reshape(count, 1, *known), like=like)
     size = op.ReduceProd(block, keepdims=1)
     eye = op.EyeLike(op.zeros(like.dtype, op.Concat(size, size, axis=0)))

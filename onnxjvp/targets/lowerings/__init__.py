@@ -10,6 +10,16 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxjvp.graph.ops import Ops
+from onnxjvp.targets.lowerings import (  # noqa: F401
+    elementwise,
+    normalization,
+    pools,
+    reductions,
+    scans,
+    scatter,
+    shapes,
+    weights,
+)
 from onnxjvp.targets.lowerings.engine import Lowering
 from onnxjvp.targets.runtimes import Runtime
 
@@ -23,9 +33,10 @@ def lower(op: Ops, runtime: Runtime, graph: ir.Graph | None = None) -> int:
       how many of the graph's own nodes were.
     """
     lowering = Lowering(op, runtime)
-    nodes = list(op.nodes)
+    recorded = list(op.nodes)
+    op.sizes_at_run_time.restart()
     op.nodes.clear()
     changed = 0 if graph is None else sum(lowering.own(node) for node in list(graph))
-    for node in nodes:
+    for node in recorded:
         lowering.visit(node)
     return changed

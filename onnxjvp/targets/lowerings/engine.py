@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxjvp.graph.branches import bodies_of
+from onnxjvp.graph.dims import Dims, UnknownTypeError
+from onnxjvp.graph.functions import NoBodyError, has_body, record_body
 from onnxjvp.graph.ops import Ops
-from onnxjvp.targets.lint import Problem, judged, label_of
-from onnxjvp.targets.nodes import change
+from onnxjvp.graph.regions import of_node
+from onnxjvp.rules.windows import Window
+from onnxjvp.targets.lint import Problem, judged
+from onnxjvp.targets.nodes import apart, change
 from onnxjvp.targets.runtimes import Runtime
 
 #: what stands for the results of a node; None: the node cannot be taken apart
@@ -32,17 +38,47 @@ def lowering(names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+@dataclass(frozen=True)
+class Pool:
+    """A max pool whose Indices something reads."""
+
+    moves: Window
+    #: of its result
+    shape: Dims
+    #: Indices
+    chosen: ir.Value
+    #: of each tap of the window, the number of the element that it reads
+    numbers: list[ir.Value]
+
+
+def operand(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    assert value is not None
+    return value
+
+
 class Lowering:
     """One target's lowering of what a builder recorded."""
 
     def __init__(self, op: Ops, runtime: Runtime) -> None:
         self.op = op
         self.runtime = runtime
-        opset = op.shapes.opset_imports.get("", 1)
-        self.opset = min(opset, runtime.opsets[1])
-        #: what lowerings remember for others, by value
-        self.notes: dict[ir.Value, object] = {}
+        self.opset = op.shapes.opset_imports.get("", 1)
+        #: of the Indices of max pools that were asked for (see pools.py)
+        self.pools: dict[ir.Value, Pool] = {}
+        #: of what a Compress gives: its operand and its condition
+        self.chosen: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
+        #: of constants, by how they are read
+        self.copies: dict[tuple[ir.Value, object], ir.Value] = {}
         self._depth = 0
+
+    def all(self) -> None:
+        """Everything that was recorded so far."""
+        nodes = list(self.op.nodes)
+        self.op.sizes_at_run_time.restart()
+        self.op.nodes.clear()
+        for node in nodes:
+            self.visit(node)
 
     def problem(self, node: ir.Node) -> Problem | None:
         return judged(self.runtime, node, self.opset)
@@ -58,45 +94,57 @@ class Lowering:
 
     def own(self, node: ir.Node) -> bool:
         """The same for a node of the model's own, which stays in its place."""
-        if len(node.outputs) > 1:
-            return False
+        before = list(self.op.nodes)
         made = self._made(node)
-        if made is None or made[0] is None:
+        parts = self.op.nodes[len(before) :]
+        if made is None or node.graph is None:
             return False
-        change(node, "Identity", [made[0]])
+        self.op.nodes[:] = before
+        node.graph.insert_before(node, parts)
+        self._connect(node, made)
         return True
 
     def _made(self, node: ir.Node) -> Made:
-        rule = None if node.domain else RULES.get(label_of(node))
-        if rule is None or self._depth > DEEPEST or self.problem(node) is None:
+        if self._depth > DEEPEST or (self.problem(node) is None and not self._inside(node)):
             return None
+        rule = _defined if node.domain else RULES.get(node.op_type, _defined)
         kept = list(self.op.nodes)
-        made = rule(self, node)
+        try:
+            made = rule(self, node)
+        except UnknownTypeError:  # it needs a size that nothing tells
+            made = None
         fresh = self.op.nodes[len(kept) :]
         self.op.nodes[:] = kept
-        if made is None:
-            return None
         self._depth += 1
-        for part in fresh:
+        for part in fresh:  # also where nothing came of it: sizes may be read again
             self.visit(part)
         self._depth -= 1
         return made
 
+    def _inside(self, node: ir.Node) -> bool:
+        """Whether a Scan has steps that cannot run."""
+        bodies = bodies_of(node) if node.op_type == "Scan" else ()
+        return any(self.problem(inner) or self._inside(inner) for b in bodies for inner in b)
+
     def _stand_for(self, node: ir.Node, made: Sequence[ir.Value | None]) -> None:
-        """What reads a node's results finds them in the same values."""
-        spare = [v for v in node.outputs[1:] if v.uses()]
-        assert len(made) == len(node.outputs) and all(m is not None for m in made[:1])
-        for old, new in zip(node.outputs[1:], made[1:], strict=True):
-            if old in spare:
-                assert new is not None
-                self._rename(old, new)
-        change(node, "Identity", [made[0]])
-        node.resize_outputs(1)
+        self._connect(node, made)
         self.op.nodes.append(node)
 
-    def _rename(self, old: ir.Value, new: ir.Value) -> None:
-        """Another value in the place of one."""
-        for user, i in list(old.uses()):
-            user.replace_input_with(i, new)
-        if old in self.notes:
-            self.notes[new] = self.notes[old]
+    def _connect(self, node: ir.Node, made: Sequence[ir.Value | None]) -> None:
+        """What reads a node's results finds others in the same values."""
+        pairs = zip(node.outputs, made, strict=True)
+        assert all(new is not None or not old.uses() for old, new in pairs)
+        node.resize_inputs(0)
+        for part, new in zip(apart(self.op, node), made, strict=True):
+            change(part, "Identity", [new or made[0]])
+
+
+def _defined(low: Lowering, node: ir.Node) -> Made:
+    """Written out as ONNX or its runtime defines it, where it is defined by others."""
+    region = of_node(node)
+    if not has_body(region):
+        return None
+    try:
+        return record_body(low.op, region)
+    except (NoBodyError, UnknownTypeError):
+        return None

@@ -1,0 +1,169 @@
+"""Functions of single elements, and of pairs, by others."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from onnxjvp.graph.ops import Ops
+from onnxjvp.graph.shapes import constant
+from onnxjvp.targets.lowerings.engine import Lowering, Made, lowering, operand
+
+_INTEGERS = {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64}
+
+
+def zero(op: Ops, like: ir.Value) -> ir.Value:
+    return op.const(0, like=like)
+
+
+def as_number(op: Ops, condition: ir.Value, like: ir.Value) -> ir.Value:
+    """1 where a condition holds, else 0."""
+    assert like.dtype is not None
+    return op.Cast(condition, to=int(like.dtype))
+
+
+@lowering("Sign")
+def sign(low: Lowering, node: ir.Node) -> Made:
+    """x · 0 keeps what is neither: 0, and NaN."""
+    op, x = low.op, operand(node, 0)
+    if x.dtype in _INTEGERS:
+        above, below = op.Greater(x, zero(op, x)), op.Less(x, zero(op, x))
+        return [op.Sub(as_number(op, above, x), as_number(op, below, x))]
+    negative = op.Where(op.Less(x, zero(op, x)), op.const(-1, like=x), op.Mul(x, zero(op, x)))
+    return [op.Where(op.Greater(x, zero(op, x)), op.const(1, like=x), negative)]
+
+
+@lowering("IsNaN")
+def is_nan(low: Lowering, node: ir.Node) -> Made:
+    x = operand(node, 0)
+    return [low.op.Not(low.op.Equal(x, x))]
+
+
+@lowering("Cosh Sinh")
+def hyperbolic(low: Lowering, node: ir.Node) -> Made:
+    """sinh = tanh · cosh, which loses nothing near 0."""
+    op, x = low.op, operand(node, 0)
+    cosh = op.Mul(op.Add(op.Exp(x), op.Exp(op.Neg(x))), op.const(0.5, like=x))
+    return [cosh if node.op_type == "Cosh" else op.Mul(op.Tanh(x), cosh)]
+
+
+@lowering("Softplus")
+def softplus(low: Lowering, node: ir.Node) -> Made:
+    op, x = low.op, operand(node, 0)
+    less = op.Exp(op.Neg(op.Abs(x)))
+    return [op.Add(op.Relu(x), op.Log(op.Add(less, op.const(1, like=x))))]
+
+
+@lowering("Softsign")
+def softsign(low: Lowering, node: ir.Node) -> Made:
+    op, x = low.op, operand(node, 0)
+    return [op.Div(x, op.Add(op.Abs(x), op.const(1, like=x)))]
+
+
+@lowering("Swish")
+def swish(low: Lowering, node: ir.Node) -> Made:
+    op, x = low.op, operand(node, 0)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    assert alpha is not None
+    return [op.Mul(x, op.Sigmoid(op.Mul(x, op.const(alpha, like=x))))]
+
+
+@lowering("Gelu")
+def gelu(low: Lowering, node: ir.Node) -> Made:
+    op, x = low.op, operand(node, 0)
+    if node.attributes.get_string("approximate", "none") == "tanh":
+        cube = op.Mul(op.Mul(op.Mul(x, x), x), op.const(0.044715, like=x))
+        inner = op.Mul(op.Add(x, cube), op.const(math.sqrt(2 / math.pi), like=x))
+        bell = op.Tanh(inner)
+    else:
+        bell = op.Erf(op.Mul(x, op.const(math.sqrt(0.5), like=x)))
+    return [op.Mul(op.Mul(x, op.const(0.5, like=x)), op.Add(bell, op.const(1, like=x)))]
+
+
+@lowering("Celu")
+def celu(low: Lowering, node: ir.Node) -> Made:
+    """Runtimes differ where alpha is negative."""
+    op, x = low.op, operand(node, 0)
+    alpha = node.attributes.get_float("alpha", 1.0)
+    if alpha is None or alpha <= 0:
+        return None
+    factor = op.const(alpha, like=x)
+    return [op.Mul(factor, op.Elu(op.Div(x, factor), alpha=1.0))]
+
+
+@lowering("CastLike")
+def cast_like(low: Lowering, node: ir.Node) -> Made:
+    dtype = operand(node, 1).dtype
+    return None if dtype is None else [low.op.Cast(operand(node, 0), to=int(dtype))]
+
+
+@lowering("Dropout")
+def dropout(low: Lowering, node: ir.Node) -> Made:
+    """At inference, which a training mode of none is."""
+    mode = node.inputs[2] if len(node.inputs) > 2 else None
+    known = constant(mode)
+    trains = mode is not None and (known is None or bool(known.any()))
+    others = node.outputs[1:]
+    if trains or any(v.uses() for v in others):
+        return None
+    return [low.op.Identity(operand(node, 0)), *[None] * len(others)]
+
+
+# -- where dtypes are few ----------------------------------------------------------------------
+
+
+@lowering("Where")
+def where(low: Lowering, node: ir.Node) -> Made:
+    """Of integers b + c · (a − b), which is exact; of conditions by And and Or."""
+    op, c, a, b = low.op, operand(node, 0), operand(node, 1), operand(node, 2)
+    if a.dtype == ir.DataType.BOOL:
+        return [op.Or(op.And(c, a), op.And(op.Not(c), b))]
+    if a.dtype not in _INTEGERS:
+        return None
+    return [op.Add(b, op.Mul(as_number(op, c, a), op.Sub(a, b)))]
+
+
+@lowering("Max Min")
+def extreme(low: Lowering, node: ir.Node) -> Made:
+    """Of integers, two at a time: a + (b − a) where b is the larger one."""
+    op, found = low.op, operand(node, 0)
+    if found.dtype not in _INTEGERS:
+        return None
+    for other in node.inputs[1:]:
+        assert other is not None
+        pair = (found, other) if node.op_type == "Max" else (other, found)
+        found = op.Add(found, op.Mul(as_number(op, op.Less(*pair), found), op.Sub(other, found)))
+    return [found]
+
+
+@lowering("GreaterOrEqual LessOrEqual")
+def or_equal(low: Lowering, node: ir.Node) -> Made:
+    """Of integers, which are never NaN."""
+    op, a, b = low.op, operand(node, 0), operand(node, 1)
+    if a.dtype not in _INTEGERS:
+        return None
+    return [op.Not(op.Less(a, b) if node.op_type == "GreaterOrEqual" else op.Greater(a, b))]
+
+
+@lowering("Equal Xor")
+def alike(low: Lowering, node: ir.Node) -> Made:
+    """Of conditions."""
+    op, a, b = low.op, operand(node, 0), operand(node, 1)
+    if a.dtype != ir.DataType.BOOL:
+        return None
+    other = op.Not(b)
+    if node.op_type == "Xor":
+        return [op.Or(op.And(a, other), op.And(op.Not(a), b))]
+    return [op.Or(op.And(a, b), op.And(op.Not(a), other))]
+
+
+@lowering("Mod")
+def mod(low: Lowering, node: ir.Node) -> Made:
+    """Of integers, with the sign of the divisor: what a division that cuts off leaves, moved."""
+    op, a, b = low.op, operand(node, 0), operand(node, 1)
+    if a.dtype not in _INTEGERS or bool(node.attributes.get_int("fmod", 0)):
+        return None
+    rest = op.Sub(a, op.Mul(b, op.Div(a, b)))
+    apart = op.Less(op.Mul(rest, b), zero(op, a))
+    return [op.Add(rest, op.Mul(as_number(op, apart, a), b))]

@@ -1,0 +1,77 @@
+"""Several points at work at once."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import MODELS
+
+from onnxjvp import jacobian_operator, norm, spectrum
+from onnxjvp.analysis import points, samples
+from onnxjvp.errors import InputError, UsageError
+
+UNET = MODELS / "digits_unet.onnx"
+
+
+@pytest.fixture(scope="module")
+def images() -> list[dict[str, Any]]:
+    return samples({"noisy": np.random.default_rng(0).random((5, 1, 8, 8), np.float32)})
+
+
+def test_numbers_do_not_depend_on_how_many_are_at_work(
+    images: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {}
+    for cores in (1, 3):
+        monkeypatch.setattr(points, "_cores", lambda cores=cores: cores)
+        norms = norm(UNET, images, samples=64)
+        spectra = spectrum(UNET, images, 3, method="krylov")
+        found[cores] = [n.value for n in norms], [list(s.values) for s in spectra]
+    np.testing.assert_allclose(found[1][0], found[3][0], rtol=1e-6)
+    np.testing.assert_allclose(found[1][1], found[3][1], rtol=1e-5)
+
+
+def test_each_worker_has_a_point_of_its_own(
+    images: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points, "_cores", lambda: 2)
+    operator = jacobian_operator(UNET, images[0], blocks=True)
+    one = np.eye(64)[:, :2]
+    alone = []
+    for x in images[:2]:
+        operator.at(x)
+        alone.append((operator.matmat(one), operator.rmatmat(one)))
+    operator.at(images[0])
+    meeting = threading.Barrier(2, timeout=20)
+
+    def work(J: Any, i: int) -> tuple[Any, Any]:
+        meeting.wait()  # both are at their points
+        pushed = J.matmat(one)
+        meeting.wait()
+        return pushed, J.rmatmat(one)
+
+    for together, before in zip(points.at_each(work, operator, images[:2]), alone, strict=True):
+        np.testing.assert_allclose(together[0], before[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(together[1], before[1], rtol=1e-5, atol=1e-6)
+    assert np.abs(alone[0][0] - alone[1][0]).max() > 1e-3
+
+
+def test_what_fails_in_one_ends_all(
+    images: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(points, "_cores", lambda: 2)
+    begun = []
+
+    def work(J: Any, i: int) -> None:
+        begun.append(i)
+        raise UsageError("not this one")
+
+    operator = jacobian_operator(UNET, images[0], blocks=True)
+    with pytest.raises(UsageError, match="not this one"):
+        points.at_each(work, operator, images)
+    assert len(begun) <= 2
+    with pytest.raises(InputError):
+        norm(UNET, [images[0], {"noisy": np.zeros((1, 1, 8), np.float32)}], samples=4)

@@ -1,0 +1,8 @@
+"""The runtimes of benchmarks/runtimes.py, as far as they are installed here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
