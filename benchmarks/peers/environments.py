@@ -3,10 +3,9 @@
     python benchmarks/peers/environments.py [PEER…]
 
 A PEER is torch, onnx-ad, jax or neural-tangents; without any, these four. For runtimes.py there are
-openvino, onnxruntime and web (npm packages), made when they are first needed. They lie in
-benchmarks/peers/.venv/. To use another interpreter, set TORCH_PYTHON, ONNX_AD_PYTHON, JAX_PYTHON,
-NEURAL_TANGENTS_PYTHON, OPENVINO_PYTHON or ONNXRUNTIME_PYTHON to its path, and NODE_MODULES to a
-folder that holds the npm packages.
+openvino, onnxruntime, onnxruntime-mobile and web (npm packages), made when they are first needed.
+They lie in benchmarks/peers/.venv/. To use another interpreter, set TORCH_PYTHON, ONNX_AD_PYTHON
+and so on to its path, and NODE_MODULES to a folder that holds the npm packages.
 """
 
 from __future__ import annotations

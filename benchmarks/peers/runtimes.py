@@ -40,8 +40,9 @@ class MissingError(Exception):
 
 def in_python(worker: str, peer: str | None, folder: Path, out: Path, names: Sequence[str]) -> str:
     """Cases in an environment's Python; one that kills the process is left behind."""
-    python = made(peer) if peer else sys.executable
-    return _in_process([python, str(HERE / "runtime_worker.py"), worker], folder, out, names)
+    return _in_process(
+        [python_or_this(peer), str(HERE / "runtime_worker.py"), worker], folder, out, names
+    )
 
 
 def in_node(package: str, folder: Path, out: Path, names: Sequence[str]) -> str:
@@ -62,15 +63,53 @@ def in_browser(folder: Path, out: Path, names: Sequence[str]) -> str:
     return f"{said.split(',')[0]}, {' '.join(known.stdout.split()[:2])}"
 
 
-def as_ort(folder: Path, out: Path, names: Sequence[str]) -> str:
+def as_ort(peer: str | None, folder: Path, out: Path, names: Sequence[str]) -> str:
     """Converted by onnxruntime's own tool, as one would for a phone."""
     converted = folder / "ort"
-    tool = [sys.executable, "-m", "onnxruntime.tools.convert_onnx_models_to_ort"]
+    tool = [python_or_this(peer), "-m", "onnxruntime.tools.convert_onnx_models_to_ort"]
     tool += ["--optimization_style", "Fixed", "--allow_conversion_failures"]
     subprocess.run(
         [*tool, "--output_dir", str(converted), str(folder)], capture_output=True, check=True
     )
-    return in_python("ort-format", None, folder, out, names)
+    return in_python("ort-format", peer, folder, out, names)
+
+
+def as_mobile_ort(peer: str | None, folder: Path, out: Path, names: Sequence[str]) -> str:
+    """The same; a file with an operator that the pre-built package lacks has failed."""
+    version = as_ort(peer, folder, out, names)
+    for name in names:
+        path = folder / "ort" / f"{name}.ort"
+        lacking = [] if not path.exists() else beyond_the_package(path)
+        if lacking:
+            said = f"the package has no {', '.join(lacking)}"
+            (out / f"{name}.failed").write_text(said, encoding="utf-8")
+    return version
+
+
+def beyond_the_package(path: Path) -> list[str]:
+    """Operators of an .ort file that a build by the mobile package's table would lack."""
+    from onnxruntime.tools.ort_format_model import create_config_from_models  # noqa: PLC0415
+
+    from onnxjvp.targets.runtimes import runtime  # noqa: PLC0415
+
+    config = path.with_suffix(".config")
+    create_config_from_models([path], config, False)
+    known = runtime("mobile").operators
+    lacking = []
+    for line in config.read_text(encoding="utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        domain, version, operators = line.split(";")
+        for operator in operators.split(","):
+            label = operator if domain == "ai.onnx" else f"{domain}::{operator}"
+            spans = [span for kernel in known.get(label, ()) for span in kernel.versions]
+            if not any(first <= int(version) <= last for first, last in spans):
+                lacking.append(f"{label}-{version}")
+    return lacking
+
+
+def python_or_this(peer: str | None) -> str:
+    return made(peer) if peer else sys.executable
 
 
 def _in_process(command: list[str], folder: Path, out: Path, names: Sequence[str]) -> str:
@@ -104,8 +143,8 @@ RUNTIMES = {
     "onnxruntime-node": Runtime("cpu", partial(in_node, "onnxruntime-node")),
     "web in Node": Runtime("web", partial(in_node, "onnxruntime-web")),
     "in the browser": Runtime("web", in_browser),
-    ".ort": Runtime("portable", as_ort),
-    ".ort, mobile": Runtime("mobile", as_ort, portable=False),
+    ".ort": Runtime("portable", partial(as_ort, None)),
+    ".ort, mobile": Runtime("mobile", partial(as_mobile_ort, "onnxruntime-mobile"), portable=False),
     "OpenVINO": Runtime("openvino", partial(in_python, "openvino", "openvino")),
     "onnx": Runtime("portable", partial(in_python, "onnx", None)),
 }

@@ -124,7 +124,8 @@ class Calls:
     """What can be asked for, at the first COUNT samples of x.
 
     `solve METHOD K PRODUCTS HOW COUNT`, `frobenius DRAWS HOW COUNT`, of onnxjvp.analysis;
-    `printed ALGORITHM K TURNS HOW COUNT`. At the first one: `products jvp|vjp COUNT`, `forward BATCH`.
+    `printed ALGORITHM K TURNS HOW COUNT`. At the first sample: `products jvp|vjp COUNT` and
+    `forward BATCH`.
     """
 
     def __init__(self, model: torch.nn.Module, arrays: dict[str, Tensor]) -> None:

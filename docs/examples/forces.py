@@ -17,7 +17,7 @@ import onnxjvp
 ENERGY = Path(__file__).parents[2] / "models" / "cluster_energy.onnx"
 TIME = 20.0
 MADE = onnxjvp.grad(ENERGY, loss="sum")  # of a sum over clusters: to each its own gradient
-SESSION = onnxruntime.InferenceSession(MADE.proto().SerializeToString())
+SESSION = onnxruntime.InferenceSession(bytes(MADE))
 
 
 def energy_and_forces(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

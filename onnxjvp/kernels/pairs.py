@@ -25,14 +25,20 @@ class Pair:
     """
 
     def __init__(
-        self, problem: Problem, cut: Cut, first: tuple[int, int], second: tuple[int, int]
+        self,
+        problem: Problem,
+        cut: Cut,
+        first: tuple[int, int],
+        second: tuple[int, int],
+        *,
+        keep_memory: bool = True,
     ) -> None:
         self._blank, self._fed = Blank.named("structured"), dict[tuple[str, str], ir.Value]()
         sizes = _of_block(cut, *first), _of_block(cut, *second)
         blocks = (self._given("a", cut.kept, sizes[0]), self._given("b", cut.kept, sizes[1]))
         made = contracted(self._blank.op, problem, cut.terms, cut.groups, blocks, sizes)
         self.model = self._blank.finish({"kernel": made})
-        self._session = Session(self.model, providers=problem.providers)
+        self._session = Session(self.model, providers=problem.providers, keep_memory=keep_memory)
 
     def run(self, a: Mapping[str, Array], b: Mapping[str, Array]) -> Array:
         """[groups, *axes of the form], see `Method.product`."""

@@ -25,8 +25,9 @@ def share(kept: float, running: float, rows: int, memory: float) -> tuple[int, i
     Args:
       kept, running: bytes for one sample and all `rows`: of its factors, and of computing these.
     """
-    computed = min(rows, max(1, int(rows * COMPUTED * memory / running)))
-    free = memory - running * computed / rows
+    working = running + kept  # the runtime's values, and the copies that it gives out
+    computed = min(rows, max(1, int(rows * COMPUTED * memory / working)))
+    free = memory - working * computed / rows
     return computed, computed * max(1, int(free * rows / kept) // computed)
 
 

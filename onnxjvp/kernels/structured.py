@@ -169,6 +169,7 @@ class Structured:
                 else:
                     place = (slice(None),) * axis + (slice(start, start + self.rows),)
                     whole[name][place] = array
+            del found, array
         return whole
 
     def _run(self, x: Mapping[str, Array], which: Array, rows: Array) -> dict[str, Array]:
@@ -182,7 +183,12 @@ class Structured:
     def _loaded(self, model: ir.Model, samples: int) -> Session:
         """A plan of the memory makes small models faster, and a second run take twice as much."""
         small = samples * self._counted[1] < PLANNED
-        return Session(model, providers=self.problem.providers, plan_memory=small)
+        return Session(
+            model,
+            providers=self.problem.providers,
+            plan_memory=small,
+            keep_memory=self.held is None,
+        )
 
     def _padded(self, rows: Array) -> Array:
         """As many rows as the model takes."""
@@ -277,7 +283,9 @@ class Structured:
     def _pair(self, a: Factors, b: Factors) -> Pair:
         first, second = ((f.samples, self._filled(f.rows)) for f in (a, b))
         if (first, second) not in self._products:
-            self._products[first, second] = Pair(self.problem, self._cut, first, second)
+            self._products[first, second] = Pair(
+                self.problem, self._cut, first, second, keep_memory=self.held is None
+            )
         return self._products[first, second]
 
     def _filled(self, rows: int | None) -> int:

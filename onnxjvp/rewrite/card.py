@@ -147,7 +147,8 @@ def source_of(
     """
     held = {
         Path(value.const_value.path)
-        for value in made.graph.initializers.values()
+        for graph in made.graphs()
+        for value in graph.initializers.values()
         if isinstance(value.const_value, ir.ExternalTensor)
     }
     source = _described(Path(path), hashed=True)

@@ -52,6 +52,10 @@ class Rewritten:
         """The model as a ModelProto (at most 2 GiB; `save` has no limit)."""
         return ir.serde.serialize_model(self.model)
 
+    def __bytes__(self) -> bytes:
+        """The file's content, as `onnxruntime.InferenceSession(bytes(...))` takes it; as `proto`."""
+        return self.proto().SerializeToString()
+
     def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:
         """Write the model, all of it or nothing; see `graph.save.save`."""
         return save(self.model, path, force=force)

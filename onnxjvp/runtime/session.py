@@ -63,6 +63,7 @@ class Loaded:
         threads: int | None = None,
         spinning: bool = False,
         plan_memory: bool = True,
+        keep_memory: bool = True,
         cuda_graph: bool = False,
     ) -> None:
         ort = _onnxruntime()
@@ -75,7 +76,7 @@ class Loaded:
         try:
             self._session = ort.InferenceSession(
                 _loadable(model, Path(self._directory.name)),
-                session_options(ort, optimize, threads, spinning, plan_memory),
+                session_options(ort, optimize, threads, spinning, plan_memory, keep_memory),
                 providers=names,
                 provider_options=list(wanted.values()),
             )
@@ -254,6 +255,8 @@ class Session:
         several sessions, or other work, share the cores.
       plan_memory: False allocates each buffer by itself, not all of a run as one planned block,
         which the memory of the first run stands beside: docs/speed.md has figures.
+      keep_memory: False gives what a run on CPU took back to the system, not to an arena that keeps
+        it for the next run. Slower, and for large runs only.
       cuda_graph: record the kernels of a run on CUDA, for `Binding.again` to repeat. Every
         operator must run there.
     Raises:
@@ -271,6 +274,7 @@ class Session:
         threads: int | None = None,
         spinning: bool = False,
         plan_memory: bool = True,
+        keep_memory: bool = True,
         cuda_graph: bool = False,
     ) -> None:
         self._loaded = Loaded(
@@ -280,6 +284,7 @@ class Session:
             threads=threads,
             spinning=spinning,
             plan_memory=plan_memory,
+            keep_memory=keep_memory,
             cuda_graph=cuda_graph,
         )
         self.providers = self._loaded.providers

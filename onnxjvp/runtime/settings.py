@@ -44,7 +44,12 @@ def with_graph(providers: Mapping[str, dict[str, str]]) -> dict[str, dict[str, s
 
 
 def session_options(
-    ort: types.ModuleType, optimize: bool, threads: int | None, spinning: bool, plan_memory: bool
+    ort: types.ModuleType,
+    optimize: bool,
+    threads: int | None,
+    spinning: bool,
+    plan_memory: bool,
+    keep_memory: bool,
 ) -> Any:
     """onnxruntime's SessionOptions; the arguments are those of `Session`."""
     options = ort.SessionOptions()
@@ -52,6 +57,7 @@ def session_options(
     # spinning threads of an idle session steal the cores from its neighbours
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
     options.enable_mem_pattern = plan_memory
+    options.enable_cpu_mem_arena = keep_memory
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if threads is not None:

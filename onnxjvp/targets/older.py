@@ -54,6 +54,10 @@ def write_at(model: ir.Model, opset: int, older: int) -> None:
         if node.domain in ("", "ai.onnx"):
             _write(node, opset, older)
     model.opset_imports[""] = older
+    for name, value in list(model.graph.initializers.items()):
+        read = value.uses() or value.is_graph_input() or value.is_graph_output()
+        if not read:  # axes, which are attributes now
+            del model.graph.initializers[name]
 
 
 def _write(node: ir.Node, opset: int, older: int) -> None:

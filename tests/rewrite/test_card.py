@@ -100,6 +100,18 @@ def test_what_a_source_said_is_kept() -> None:
         assert "before" not in first.card
 
 
+@pytest.mark.parametrize("options", [["--emit", "linearize"], ["--names", "casadi"]])
+def test_every_file_of_several_says_so(options: list[str], tmp_path: Path) -> None:
+    source, out = MODELS / "diabetes_mlp.onnx", tmp_path / "f.onnx"
+    more = ["--dim", "batch=1"] if "casadi" in options else []
+    assert main(["rewrite", str(source), *options, *more, "-o", str(out)]) == 0
+    cards = [_card(path) for path in tmp_path.glob("*.onnx")]
+    assert len(cards) == (4 if more else 3)
+    for card in cards:
+        assert card["source"]["sha256"] == _sha256(source)  # type: ignore[index]
+        assert "before" not in card
+
+
 def test_names_are_those_of_the_model() -> None:
     made = hvp(_network(), ["x"], loss="squared_error")
     names = {v.name for v in (*made.model.graph.inputs, *made.model.graph.outputs)}

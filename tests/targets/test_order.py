@@ -52,7 +52,7 @@ def _run_order(result: Rewritten, folder: Path) -> list[str]:
     options.log_severity_level = 4
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    session = onnxruntime.InferenceSession(result.proto().SerializeToString(), options)
+    session = onnxruntime.InferenceSession(bytes(result), options)
     shape = (1, 3, 8, 8)
     session.run(None, {i.name: np.ones(shape, np.float32) for i in session.get_inputs()})
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -27,8 +27,8 @@ def batch_normalization(low: Lowering, node: ir.Node) -> Made:
 @lowering("LayerNormalization")
 def layer_normalization(low: Lowering, node: ir.Node) -> Made:
     op, x = low.op, operand(node, 0)
-    if x.dtype != ir.DataType.FLOAT:
-        return None  # which is summed up in single precision
+    if x.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
+        return None  # which are summed up in single precision
     n, axis = rank(x), node.attributes.get_int("axis", -1) or 0
     axes = op.ints(range(axis % n, n))
     epsilon = node.attributes.get_float("epsilon", 1e-5)

@@ -1,0 +1,200 @@
+"""Which nodes a runtime cannot run, as the tables have it: each kind of reason, and where."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from helpers import build, weights
+from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+
+from onnxjvp.cli.main import main
+from onnxjvp.errors import TargetError
+from onnxjvp.graph.load import load
+from onnxjvp.inspection import Fitness, inspect
+from onnxjvp.rewrite import jvp, vjp
+from onnxjvp.targets import TARGETS, older, unfit
+from onnxjvp.targets.limits import LIMITS
+from onnxjvp.targets.lint import ADDED, MODEL
+from onnxjvp.targets.runtimes import TABLES, runtime
+
+POOLED = "c = Conv(x, w)\np = MaxPool<kernel_shape=[2, 2], strides=[1, 1]>(c)\ny = Relu(p)"
+
+
+def _pooled(dtype: str = "float32") -> onnx.ModelProto:
+    return build(POOLED, {"x": ("N", 3, 6, 6)}, {"w": weights(4, 3, 3, 3)}, dtype=dtype)
+
+
+def _model(body: str, dtype: str = "float32", opset: int = 18) -> onnx.ModelProto:
+    return build(body, {"x": ("N", 4)}, dtype=dtype, opset=opset)
+
+
+def _found(model: onnx.ModelProto, target: str) -> list[tuple[str, str]]:
+    source = load(model)
+    opset = source.model.opset_imports[""]
+    return [(f.operator, f.kind) for f in unfit(target, source.graph, opset)]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_can_be_read(name: str) -> None:
+    table = runtime(name)
+    assert table.title and re.fullmatch(r"[\d.]+", table.version) and table.source
+    low, high = table.opsets
+    assert low <= 15 <= high
+    assert {"Conv", "MatMul", "Relu"} <= set(table.operators)
+    for label, kernels in table.operators.items():
+        domain, _, op_type = label.rpartition("::")
+        assert domain or onnx.defs.has(op_type, ""), label
+        for kernel in kernels:
+            assert kernel.versions and all(a <= b for a, b in kernel.versions), label
+            assert all(limit in LIMITS for limit, _ in kernel.limits), label
+
+
+def test_every_target_but_the_portable_one_has_a_table() -> None:
+    without = {name for name, target in TARGETS.items() if target.runtime is None}
+    assert without == {"portable"}
+    assert {t for t, target in TARGETS.items() if target.refuses} == {
+        *("web", "mobile", "openvino", "tensorrt")
+    }
+
+
+@pytest.mark.parametrize(
+    ("body", "dtype", "target", "operator", "kind"),
+    [
+        ("y = Einsum<equation=\"ij->ji\">(x)", "float32", "mobile", "Einsum", "operator"),
+        ("y = Abs(x)", "float64", "tensorrt", "Abs", "dtype"),
+        ("y = Abs(x)", "float64", "openvino", "Abs", "dtype"),
+        ("y = Tanh(x)", "bfloat16", "cpu", "Tanh", "dtype"),
+        ("y = Pad<mode=\"wrap\">(x, p)", "float32", "openvino", "Pad", "limit"),
+    ],
+)
+def test_reasons(body: str, dtype: str, target: str, operator: str, kind: str) -> None:
+    params = {"p": np.array([0, 1, 0, 1])} if "p)" in body else {}
+    opset = 19 if "wrap" in body else 18
+    model = build(body, {"x": ("N", 4)}, params, dtype=dtype, opset=opset)
+    assert (operator, kind) in _found(model, target)
+
+
+def test_an_operator_that_is_newer_than_the_runtime() -> None:
+    body = "y = ScatterElements<reduction=\"max\">(x, i, x)"
+    model = build(body, {"x": (2, 4)}, {"i": np.zeros((2, 4), np.int64)}, dtype="float32")
+    assert _found(model, "tensorrt") == [("ScatterElements", "limit")]
+    resized = build(
+        "y = Resize<antialias=1, mode=\"linear\">(x, , s)",
+        {"x": (1, 1, 4, 4)},
+        {"s": np.array([1, 1, 0.5, 0.5], np.float32)},
+        dtype="float32",
+    )
+    assert _found(resized, "mobile") == [("Resize", "opset")]
+
+
+def test_half_precision_is_cast_where_the_runtime_casts() -> None:
+    assert _found(_model("y = Acosh(x)", "float16"), "web") == []
+
+
+def test_what_onnx_defines_by_others_runs_where_definitions_are_inlined() -> None:
+    model = _model("y = Mish(x)")
+    assert _found(model, "web") == []
+    assert _found(model, "mobile") == [("Mish", "operator")]
+
+
+def test_bodies_are_looked_into() -> None:
+    inner = [make_node("Det", ["m"], ["d"])]
+    shape = [make_tensor_value_info("d", 1, [])]
+    other = [make_node("ReduceSum", ["m"], ["d"], keepdims=0)]
+    branches = {
+        "then_branch": make_graph(inner, "a", [], shape),
+        "else_branch": make_graph(other, "b", [], shape),
+    }
+    graph = make_graph(
+        [make_node("If", ["c"], ["y"], **branches)],
+        "g",
+        [make_tensor_value_info("c", 9, []), make_tensor_value_info("m", 1, [2, 2])],
+        [make_tensor_value_info("y", 1, [])],
+    )
+    model = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=9)
+    assert _found(model, "openvino") == [("Det", "operator")]
+
+
+def test_what_is_refused_is_told_apart() -> None:
+    model = _model("d = CumProd(x, a)\ny = Mul(d, d)", opset=26)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1), "a"))
+    with pytest.raises(TargetError, match="of the model itself") as caught:
+        jvp(model, target="openvino")
+    places = {(f.operator, f.place) for f in caught.value.findings}
+    assert ("CumProd", MODEL) in places
+    assert caught.value.exit_code == 3  # noqa: PLR2004
+    taken = _model("y = DFT<onesided=1>(x3)\n", opset=18) if False else None
+    assert taken is None
+
+
+def test_inspect_tells_before_and_after() -> None:
+    fitness = inspect(_pooled(), target="tensorrt").fitness
+    assert fitness == Fitness("tensorrt", "TensorRT 10.15", (), {"jvp": (), "vjp": ()})
+    fitness = inspect(_pooled("float64"), target="cpu").fitness
+    assert fitness is not None
+    assert [f.operator for f in fitness.model] == ["Conv"]
+    written = fitness.written["jvp"]
+    assert written is not None
+    assert {(f.operator, f.place) for f in written} == {("Conv", MODEL), ("Conv", ADDED)}
+    assert inspect(_pooled(), target="portable").fitness == Fitness("portable", None)
+    assert inspect(_pooled()).fitness is None
+
+
+def test_nothing_is_written_where_the_model_cannot_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = _model("d = Gelu(x)\ny = Einsum<equation=\"ij->ji\">(d)", opset=20)
+    path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    onnx.save(model, path)
+    arguments = ["rewrite", str(path), "--emit", "jvp", "-o", str(out)]
+    assert main([*arguments, "--target", "mobile"]) == 3  # noqa: PLR2004
+    error = capsys.readouterr().err
+    assert "Einsum" in error and "ONNX Runtime Mobile" in error and "Gelu" not in error
+    assert not out.exists()
+    assert main([*arguments, "--target", "web"]) == 0
+    assert main(["inspect", str(path), "--target", "mobile"]) == 0
+    said = capsys.readouterr().out
+    assert "the model as it is: 2 nodes cannot run" in said
+    assert "--emit jvp, what it adds: 1 node cannot run" in said
+
+
+def test_mobile_files_are_of_an_opset_that_the_package_has() -> None:
+    for made in (jvp(_pooled(), target="mobile"), vjp(_pooled(), target="mobile")):
+        proto = made.proto()
+        onnx.checker.check_model(proto, full_check=True)
+        assert [entry.version for entry in proto.opset_import if not entry.domain] == [15]
+        assert made.report["opset"] == 15  # noqa: PLR2004
+
+
+def test_nodes_at_an_older_opset() -> None:
+    body = """
+a = ReduceMean<keepdims=1>(x, axes)
+b, c = Split<axis=1, num_outputs=2>(x)
+d = ReduceMax<keepdims=0>(b)
+e = Concat<axis=1>(c, b)
+y = Mul(e, a)
+z = Mul(d, d)
+"""
+    model = build(body, {"x": (3, 5)}, {"axes": np.array([1])}, ("y", "z"), dtype="float32")
+    # what has the pieces in another order is told by names alone
+    source = load(model).model
+    for node in source.graph:
+        assert older.obstacle(node, 18, 15) is None, node
+    older.write_at(source, 18, 15)
+    written = onnx.load_from_string(_bytes(source))
+    onnx.checker.check_model(written, full_check=True)
+    from helpers import ort  # noqa: PLC0415
+
+    x = {"x": np.arange(15, dtype=np.float32).reshape(3, 5)}
+    wanted, found = ort(model, x), ort(written, x)
+    assert all(np.array_equal(wanted[k], found[k]) for k in wanted)
+
+
+def _bytes(model: object) -> bytes:
+    import onnx_ir as ir  # noqa: PLC0415
+
+    return bytes(ir.to_proto(model).SerializeToString())  # type: ignore[arg-type]
