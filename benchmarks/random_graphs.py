@@ -23,6 +23,7 @@ import sys
 import time
 from collections import Counter
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from random_models import random_model  # noqa: E402
 from random_steps import MAKERS  # noqa: E402
 from record import machine, page, rows_of, save  # noqa: E402
 
+#: seconds that a model may take: hundreds of runs in all
+LONGEST = 120
 #: a process for so many
 CHUNK = 500
 #: outcomes that have a column; the others are listed
@@ -96,8 +99,10 @@ class Run:
             process.start()
             there.close()
             try:
-                while (found := here.recv()) is not None:
+                while (found := _answer(here, process)) is not None:
                     self._note(*found)
+            except TimeoutError as error:
+                self._note(self.next, f"FAILED: {error}", set())
             except EOFError:
                 process.join()
                 kind = "RUNTIME" if _crashes_alone(self.next) else "FAILED"
@@ -127,6 +132,14 @@ class Run:
             "seconds": self.seconds,
             "machine": machine(),
         }
+
+
+def _answer(pipe: Connection, process: BaseProcess) -> Any:
+    """What comes next from a process; a model that takes too long is ended with it."""
+    if not pipe.poll(LONGEST):
+        process.kill()
+        raise TimeoutError(f"no answer within {LONGEST} s")
+    return pipe.recv()
 
 
 def _check(pipe: Connection, levels: bool, first: int, last: int, until: float) -> None:

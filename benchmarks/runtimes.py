@@ -1,6 +1,8 @@
 """The same rewritten models in every runtime that can be had here, against float64.
 
-    python benchmarks/runtimes.py [RUNTIME…]      # their own rows are made anew; default: all
+    python benchmarks/runtimes.py [RUNTIME…] [--models MODEL…]    # whose rows are made anew: all
+
+Fails if a file written for a runtime's own target is not right there.
 
 It installs what it needs: OpenVINO and a newer onnxruntime into environments of their own,
 onnxruntime-web and onnxruntime-node with npm. Node 18 or newer and Chromium have to be there (its
@@ -12,6 +14,7 @@ evaluation itself agreed with differences of the original (`onnxjvp.verify`).
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 from collections import Counter
@@ -210,35 +213,56 @@ def _share(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> int:
-    wanted = sys.argv[1:] or list(RUNTIMES)
-    known = {(m, form): reference(m, form) for m in (*SHIPPED, LIGHT) for form in FORMS}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("runtimes", nargs="*", metavar="RUNTIME", default=list(RUNTIMES))
+    parser.add_argument("--models", nargs="+", metavar="MODEL", default=[*SHIPPED, LIGHT])
+    given = parser.parse_args()
+    known = {(model, form): reference(model, form) for model in given.models for form in FORMS}
     for key, (_, _, sure) in known.items():
         print(
             *key, "reference", "confirmed by differences" if sure else "NOT CONFIRMED", flush=True
         )
-    rows = []
+    rows = rows_of("runtimes")
     with tempfile.TemporaryDirectory() as scratch:
         written: dict[str, dict[Key, Written]] = {}
-        for name in wanted:
+        for name in given.runtimes:
             own = RUNTIMES[name].target
-            for target in dict.fromkeys(("portable", own) if RUNTIMES[name].portable else (own,)):
-                folder = Path(scratch, target)
-                if target not in written:
-                    written[target] = write_cases(folder, target, known)
-                try:
-                    rows += examine(name, target, folder, written[target], known)
-                except MissingError as missing:
-                    print(name, "left out:", missing)
-    kept = [row for row in rows_of("runtimes") if row["runtime"] not in wanted]
-    order = list(RUNTIMES)
-    rows = sorted(kept + rows, key=lambda row: order.index(row["runtime"]))
+            fresh = []
+            try:
+                for target in dict.fromkeys(
+                    ("portable", own) if RUNTIMES[name].portable else (own,)
+                ):
+                    folder = Path(scratch, target)
+                    if target not in written:
+                        written[target] = write_cases(folder, target, known)
+                    fresh += examine(name, target, folder, written[target], known)
+            except MissingError as missing:
+                print(name, "left out:", missing)
+                continue
+            replaced = {(name, model) for model in given.models}
+            rows = [row for row in rows if (row["runtime"], row["model"]) not in replaced] + fresh
+            record(rows)  # an interruption loses one runtime only
+    judged_by = [row for row in rows if row["target"] == RUNTIMES[row["runtime"]].target]
+    return int(any(row["verdict"] != "right" or not row["confirmed"] for row in judged_by))
+
+
+def record(rows: list[dict[str, Any]]) -> None:
+    """results/runtimes.*, and the table of the guide."""
+    runtimes, models, forms = list(RUNTIMES), [*SHIPPED, LIGHT], list(FORMS)
+    rows.sort(
+        key=lambda row: (
+            runtimes.index(row["runtime"]),
+            row["target"],
+            models.index(row["model"]),
+            forms.index(row["form"]),
+        )
+    )
     save("runtimes", TITLE, NOTES, rows)
     page("runtimes", TITLE, NOTES, tables(rows))
     text = GUIDE.read_text(encoding="utf-8")
     before, after = text.split("<!-- runtimes -->\n")[0], text.split("<!-- end -->")[1]
     shown = f"<!-- runtimes -->\n{summary(rows)}<!-- end -->"
     GUIDE.write_text(f"{before}{shown}{after}", encoding="utf-8")
-    return int(any(row["verdict"] != "right" or not row["confirmed"] for row in rows))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ RUN python -m venv /opt/onnxjvp \
 
 FROM python:3.11.13-slim-bookworm
 COPY --from=build /opt/onnxjvp /opt/onnxjvp
-RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin onnxjvp
+RUN useradd --no-log-init --uid 10001 --no-create-home --shell /usr/sbin/nologin onnxjvp
 ENV PATH=/opt/onnxjvp/bin:$PATH \
     HOME=/tmp \
     PYTHONDONTWRITEBYTECODE=1 \

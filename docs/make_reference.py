@@ -56,6 +56,11 @@ def command_line() -> str:
     commands = [each.callback for each in app.registered_commands if each.callback is not None]
     listed = [f"| [`{c.__name__}`](#onnxjvp-{c.__name__}) | {_first(c)} |" for c in commands]
     parts.append("\n".join(["| command | |", "|---|---|", *listed]))
+    if app.registered_callback is not None and app.registered_callback.callback is not None:
+        rows = [
+            f"| {p.option} | {p.described} |" for p in _parameters(app.registered_callback.callback)
+        ]
+        parts.append("\n".join(["| option of every command | |", "|---|---|", *rows]))
     return "\n\n".join([*parts, *map(_command, commands)]) + "\n"
 
 

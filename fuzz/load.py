@@ -6,8 +6,8 @@
 Needs `pip install -e ".[fuzz]"`. A *find* is an exception that is no OnnxJvpError, a crash of the
 process, more than 10 seconds, or more than 2 GB of memory. Each is kept under `--work`/finds with
 its traceback. The fuzzer runs in a process of its own, which is started anew after a crash and
-after every so many executions; the corpus it finds is kept between runs. Exit code 1 if it found
-anything.
+after every so many executions; the corpus it finds is kept between runs. With `--record` the run
+is a row of benchmarks/results/fuzzing.md. Exit code 1 if it found anything.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import contextlib
 import json
 import logging
 import mmap
+import os
 import resource
 import struct
 import subprocess
@@ -44,6 +45,7 @@ def main() -> int:
     options.add_argument("--runs", type=int, default=1_000_000, help="executions (%(default)s)")
     options.add_argument("--seconds", type=float, default=600, help="stop after (%(default)s)")
     options.add_argument("--work", type=Path, default=Path("fuzz-work"), help="corpus and finds")
+    options.add_argument("--record", action="store_true", help="add the run to the results")
     options.add_argument("--fuzz", type=int, help=argparse.SUPPRESS)
     args = options.parse_args()
     if args.fuzz is not None:
@@ -55,10 +57,14 @@ def main() -> int:
         from corpus import write  # noqa: PLC0415  (takes the op tables)
 
         write(work / "seeds")
-    return _drive(work, args.runs, args.seconds)
+    row = _drive(work, args.runs, args.seconds)
+    print(json.dumps(row))
+    if args.record:
+        record(row)
+    return int(bool(row["crashes"] or row["finds"]))
 
 
-def _drive(work: Path, runs: int, seconds: float) -> int:
+def _drive(work: Path, runs: int, seconds: float) -> dict[str, int]:
     """Processes one after another, until there are enough executions or the time is over."""
     start, crashes = time.perf_counter(), 0
     counts = Counts(work / "counts")
@@ -81,9 +87,31 @@ def _drive(work: Path, runs: int, seconds: float) -> int:
             print(f"the process ended with {code}; see {work / 'finds'}", flush=True)
     after = counts.read()
     found = {name: after[name] - before[name] for name in COUNTS}
-    took = time.perf_counter() - start
-    print(json.dumps({**found, "crashes": crashes, "seconds": round(took)}))
-    return int(bool(crashes or found["finds"]))
+    took = round(time.perf_counter() - start)
+    inputs = len(list((work / "corpus").iterdir()))
+    return {**found, "crashes": crashes, "corpus": inputs, "seconds": took}
+
+
+NOTES = (
+    "A row is a run of fuzz/load.py. *Refused* and *loaded* count what became of an input; *used* "
+    "are those of the loaded that were inspected, or rewritten as a VJP or a clone. *Finds* are "
+    "exceptions that no one raises on purpose, by the place where they come from; *crashes* are "
+    "processes that ended by a signal, by more than 10 seconds or by more than 2 GB for one input. "
+    "The corpus holds inputs that reach new code. Finds of a run are mended before the next one, "
+    "and are in tests/hostile/finds.json."
+)
+
+
+def record(row: dict[str, int]) -> None:
+    """Add a run to the results."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from record import rows_of, write  # noqa: PLC0415  (found through sys.path)
+
+    earlier = [each for each in rows_of("fuzzing") if each["run"] != "all"]
+    rows = [*earlier, {"run": len(earlier) + 1, **row}]
+    sums = {key: sum(each[key] for each in rows) for key in row if key != "corpus"}
+    total = {"run": "all", **sums, "corpus": row["corpus"]}
+    write("fuzzing", "Fuzzing the loader", NOTES, [*rows, total])
 
 
 class Counts:
@@ -127,7 +155,11 @@ def _fuzz(work: Path, runs: int) -> int:
             return atheris.Mutate(data, most)
         return mutated(data, most, seed, donors) or data
 
+    driver = os.getppid()
+
     def one(data: bytes) -> None:
+        if os.getppid() != driver:
+            os._exit(0)  # it was killed
         counts.add("executions")
         try:
             counts.add(_outcome(data))

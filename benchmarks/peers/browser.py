@@ -19,7 +19,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 WEB = Path(__file__).with_name("web")
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage")
+FLAGS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage")
+#: WebGPU without a GPU
+GPU = {
+    "webgpu": (
+        *("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"),
+        *("--enable-features=Vulkan", "--ignore-gpu-blocklist"),
+    ),
+    "wasm": ("--disable-gpu",),
+}
 
 
 def chromium() -> str | None:
@@ -75,13 +83,20 @@ def serving(
 
 
 def run_in_page(
-    folder: Path, out: Path, names: Sequence[str], modules: Path, *, seconds: float = 300
+    folder: Path,
+    out: Path,
+    names: Sequence[str],
+    modules: Path,
+    *,
+    provider: str = "wasm",
+    seconds: float = 300,
 ) -> str:
     """Run cases with onnxruntime-web in headless Chromium; the versions of both.
 
     Args:
       folder: of the cases; `out`: what gets their NAME.out or NAME.failed.
       modules: the node_modules folder that holds onnxruntime-web.
+      provider: wasm, or webgpu.
     Raises:
       RuntimeError: the page failed as a whole, or took longer than `seconds`.
     """
@@ -94,7 +109,10 @@ def run_in_page(
     (folder / "cases.json").write_text(json.dumps(list(names)), encoding="utf-8")
     with serving(folders, replies, done) as address, _profile() as profile:
         page = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}", f"{address}/page.html"],
+            [
+                *(program, *FLAGS, *GPU[provider], f"--user-data-dir={profile}"),
+                f"{address}/page.html?provider={provider}",
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -138,7 +156,12 @@ def driven(width: int = 1200, height: int = 900) -> Iterator[Page]:
         line = next((text for text in process.stdout if started in text), started)
         page = Page(f"http://127.0.0.1:{line.split(started)[1].strip().rstrip('.')}")
         try:
-            flags = [*FLAGS, f"--user-data-dir={profile}", f"--window-size={width},{height}"]
+            flags = [
+                *FLAGS,
+                *GPU["wasm"],
+                f"--user-data-dir={profile}",
+                f"--window-size={width},{height}",
+            ]
             options = {"args": [*flags, "--force-device-scale-factor=1"], "binary": browser}
             page.open({"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
             yield page

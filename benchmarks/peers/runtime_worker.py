@@ -42,8 +42,9 @@ def openvino(model: Path, feeds: Values) -> Values:
 
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = ov.Core().compile_model(str(model), "CPU", settings)
-    results = compiled(feeds)
-    return {output.any_name: results[output].copy() for output in compiled.outputs}
+    results = compiled({name: array.copy() for name, array in feeds.items()})  # it wants to write
+    # a value that is left by an Identity has both names
+    return {name: results[o].copy() for o in compiled.outputs for name in o.names}
 
 
 RUNTIMES = {

@@ -13,12 +13,14 @@ import numpy as np
 from onnxjvp.analysis.comparing import (
     Boundary,
     Compared,
+    Difference,
     Region,
     alike,
     arrays_of,
     by_sample,
     crossing,
     described,
+    differences_between,
 )
 from onnxjvp.analysis.jacobians import affine_parameters
 from onnxjvp.analysis.points import Point, samples
@@ -30,16 +32,6 @@ from onnxjvp.oracle import Evaluator
 from onnxjvp.rewrite import Rewritten
 from onnxjvp.rewrite.states import boundaries
 from onnxjvp.runtime import Array, Session, TensorSpec, check_feeds
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A node whose code differs between two points: in how many of how many units."""
-
-    node: str
-    operator: str
-    units: int
-    of: int
 
 
 @dataclass(frozen=True)
@@ -108,7 +100,8 @@ class Regions:
 
         Args: x: an array per input of the model.
         Raises: InputError where arrays do not fit, or the model computes NaN.
-        Cost: about 2 forward passes.
+        Cost: about 2 forward passes, and some passes over all comparisons: 0.5 s for the 2.5
+          million units of a ResNet18, on one core.
         """
         return described(self.compared(x, {}))
 
@@ -118,7 +111,7 @@ class Regions:
         Args:
           x: an array per input. u: an array per variable, in its shape; those left out are 0.
         Raises: as `at`; UsageError for a direction of what is no variable.
-        Cost: about 2 forward passes, for both.
+        Cost: as `at`, for both.
         """
         scaled, exponent = _scaled(u)
         compared, size = self.compared(x, scaled), _length(u)
@@ -129,11 +122,17 @@ class Regions:
         """`at` and `boundary` for every sample of a batch, in one call.
 
         Args: x, u: as for `boundary`; samples are along axis 0 of every array.
-        Raises: as `boundary`; UnsupportedOpError where samples are not along axis 0 of all that is
-          compared, or the first one shows that they depend on each other.
-        Cost: about 2 forward passes of the batch, and as much once more to look at one sample.
+        Raises: as `boundary`; UsageError for variables that are no inputs; UnsupportedOpError where
+          samples are not along axis 0 of all that is compared, or the first one shows that they
+          depend on each other.
+        Cost: as `at` of the whole batch, and of one sample more.
         """
         u = u or {}
+        if alone := [name for name in self._seeds if name not in x]:
+            raise UsageError(
+                f"samples share {', '.join(map(repr, alone))}, which is no input; take the batch "
+                "as one point"
+            )
         count = len(samples({**x, **u}))
         if count == 0:
             return []
@@ -167,13 +166,7 @@ class Regions:
         Cost: as `at`, twice.
         """
         self.check_other(x, z)
-        found = []
-        for a, b in zip(self.compared(x, {}), self.compared(z, {}), strict=True):
-            alike = a.code.shape == b.code.shape
-            count = int(np.sum(a.code != b.code)) if alike else max(a.code.size, b.code.size)
-            if count:
-                found.append(Difference(a.node, a.operator, count, b.code.size))
-        return found
+        return differences_between(self.at(x), self.at(z))
 
     def affine(self, x: Point, **options: Any) -> tuple[dict[Pair, Any], dict[str, Array]]:
         """A and b of the region of x, see `affine_parameters`, which takes the same options.

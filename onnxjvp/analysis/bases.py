@@ -6,15 +6,19 @@ import math
 
 import numpy as np
 
+from onnxjvp.analysis.found import GUARD
 from onnxjvp.analysis.products import Products, cholesky, extension, filled
 from onnxjvp.runtime import Array
 
 #: what a block may lose in projections and factors before all of it is orthogonalised anew
 _WELL = 1e-3
-#: coefficients, over the block, above which it is projected once more
-_LARGE = 1e-3
+#: what is left of a block, over the block, that is orthogonal enough; and coefficients, over the
+#: block, above which it is projected once more
+_MUCH, _LARGE = 0.5, 1e-3
 #: a space grows by so much, at least and at the most, between two looks at what it holds
-_NEXT, _LATEST = 1.05, 1.3
+_NEXT, _LATEST = 1.08, 1.3
+#: the last look should find residuals so many times smaller than those that may be enough
+_BELOW = 3
 #: vectors of a space before it is compressed, per value and at least; and the bytes they may take
 _DEPTH, _LEAST, _BYTES = 8, 400, 1 << 29
 
@@ -24,15 +28,17 @@ def room(k: int, least: int, bytes_each: int) -> int:
     return max(least, min(max(_DEPTH * k, _LEAST), _BYTES // bytes_each))
 
 
-def narrow(A: Products, most: int, share: float) -> int:
-    """How many vectors a block should have for the least time, at least 2 and at most `most`.
+def narrow(A: Products, k: int, share: float) -> int:
+    """How many vectors a block should have for the least time, for the k largest values.
 
     Where single vectors take P steps, blocks of b take about P / b + P / share; and a step as long
-    as `A.overhead` + b directions.
+    as `A.overhead` + b directions. A single vector would not tell whether one of several values is
+    alone; and `GUARD` more than k are enough for all.
     """
+    most = min(*A.shape, k + GUARD)
     if not math.isfinite(A.overhead):
         return most
-    return max(1, min(most, max(2, round(math.sqrt(share * A.overhead)))))
+    return min(most, max(1 if k == 1 else 2, round(math.sqrt(share * A.overhead))))
 
 
 class Looks:
@@ -49,9 +55,10 @@ class Looks:
     def seen(self, count: int, worst: float, goal: float) -> None:
         """Of so many vectors the worst residual is that, and it has to become that."""
         expected = math.inf
-        if self._last is not None and 0 < worst < self._last[1] and goal > 0:
-            before, was = self._last
-            expected = count + (count - before) * math.log(worst / goal) / math.log(was / worst)
+        before, was = self._last or (count, worst)
+        if count > before and 0 < worst < was and goal > 0:
+            falls = math.log(was / worst) / (count - before)
+            expected = count + math.log(_BELOW * worst / goal) / falls
         self._last = (count, worst)
         self.next = int(min(max(_NEXT * count, expected), _LATEST * count))
 
@@ -95,8 +102,8 @@ class Columns:
 def rest(basis: Columns, block: Array, near: int) -> tuple[Array, Array]:
     """A block as combinations of a basis and what is left: B = V C + R, with Vᵀ R = 0.
 
-    Twice is enough, and the first time only the last columns matter, of which Lanczos' recurrence
-    says that the block is made but for rounding. Where that is not so, there is a third time.
+    Twice is enough, and once where much is left. Of Lanczos' recurrence only the last columns
+    matter the first time, since the block is made of them but for rounding.
 
     Args: near: how many columns the block is made of, the last ones.
     Returns: C [count, K]; R [rows, K].
@@ -107,6 +114,8 @@ def rest(basis: Columns, block: Array, near: int) -> tuple[Array, Array]:
     coefficients[basis.count - close.shape[1] :] = found
     left = block - close @ found
     size = float(np.linalg.norm(block))
+    if near >= basis.count and np.all(lengths(left) >= _MUCH * lengths(block)):
+        return coefficients, left
     for _ in range(2):
         found = basis.all.T @ left
         left -= basis.all @ found

@@ -77,6 +77,16 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """A node whose code differs between two points: in how many of how many units."""
+
+    node: str
+    operator: str
+    units: int
+    of: int
+
+
+@dataclass(frozen=True)
 class Compared:
     """The comparisons of one node as arrays.
 
@@ -127,6 +137,18 @@ def described(compared: Sequence[Compared]) -> Region:
         layers.append(Layer(one.node, one.operator, int(one.code.size), least, unit, tied))
     code = {one.node: one.code for one in compared}
     return Region(code, digest(compared), tuple(layers))
+
+
+def differences_between(a: Region, b: Region) -> list[Difference]:
+    """The nodes whose codes differ between two regions of one model."""
+    found = []
+    for one, other in zip(a.layers, b.layers, strict=True):
+        code, against = a.code[one.node], b.code[one.node]
+        alike = code.shape == against.shape
+        count = int(np.sum(code != against)) if alike else max(code.size, against.size)
+        if count:
+            found.append(Difference(one.node, one.operator, count, other.units))
+    return found
 
 
 def digest(compared: Sequence[Compared]) -> str:

@@ -32,8 +32,7 @@ def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
 
     Source: Saad 2011, chapter 6; Stewart 2001 (Krylov–Schur), for blocks.
     """
-    most = min(A.shape[0], k + GUARD)
-    width = narrow(A, most, _SHARE)
+    width, most = narrow(A, k, _SHARE), min(A.shape[0], k + GUARD)
     found = expanded(A, k, width, judge, rng)
     if width < most and found.converged and _crowded(found, width):
         found = expanded(A, k, most, judge, rng)
@@ -73,28 +72,32 @@ def expanded(A: Products, k: int, width: int, judge: Judge, rng: np.random.Gener
         edge = np.hstack([inside, new.T @ left])
         if new.shape[1] and (V.count <= k or (V.count < min(looks.next, most) and not A.spent)):
             continue
-        values, Y = ritz(H, k, judge.floor)
+        ritz = Ritz(H, judge.floor)
+        values, Y = ritz.leading(k)
         largest, residuals = float(abs(values[0])), lengths(edge @ Y)
         goal = judge.goal(largest)
         looks.seen(V.count, float(residuals.max()), goal)
-        if residuals.max() <= goal or not new.shape[1] or A.spent:
-            residuals = _residuals(V, C, values, Y)
+        exact = residuals.max() <= goal or not new.shape[1] or A.spent
+        if exact:
+            vectors, residuals = _pairs(V, C, values, Y)
         images = partial(_images, A, V.all, C.all, Y)
-        if judge.over(largest, residuals, images):
-            return _finished(judge, values, _times(V.all, Y), _residuals(V, C, values, Y), H)
-        if not new.shape[1]:
-            reason = judge.stalled(largest, images)
-            return _finished(judge, values, _times(V.all, Y), residuals, H, reason)
+        over = judge.over(largest, residuals, images)
+        if over or not new.shape[1]:
+            reason = "" if over else judge.stalled(largest, images)
+            if not exact:
+                vectors, residuals = _pairs(V, C, values, Y)
+            return _finished(judge, values, vectors, residuals, ritz, reason)
         if V.count + new.shape[1] > most:
-            kept = _span(ritz(H, max(len(values) + GUARD, most // 3), judge.floor)[1])
+            kept = _span(ritz.leading(max(len(values) + GUARD, most // 3))[1])
             V.mix(kept)
             C.mix(kept)
             H, edge = V.all.T @ C.all, new.T @ C.all
 
 
-def _residuals(V: Columns, C: Columns, values: Array, Y: Array) -> Array:
-    """‖A v − λ v‖ of Ritz vectors v = V Y."""
-    return lengths(_times(C.all, Y) - _times(V.all, Y) * values)
+def _pairs(V: Columns, C: Columns, values: Array, Y: Array) -> tuple[Array, Array]:
+    """Ritz vectors v = V Y, and ‖A v − λ v‖."""
+    vectors = _times(V.all, Y)
+    return vectors, lengths(_times(C.all, Y) - vectors * values)
 
 
 def subspace(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
@@ -112,12 +115,13 @@ def subspace(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Fou
     while True:
         C = A.push(V)
         H, squares = V.T @ C, C.T @ C
-        values, Y = ritz(H, k, judge.floor)
+        ritz = Ritz(H, judge.floor)
+        values, Y = ritz.leading(k)
         residuals = outside(squares, H, Y, math.sqrt(np.trace(squares)))
         if residuals is None or A.spent or residuals.max() <= judge.goal(abs(values[0])):
             residuals = lengths(_times(C - V @ H, Y))
         if judge.over(abs(values[0]), residuals, partial(_images, A, V, C, Y)):
-            return _finished(judge, values, _times(V, Y), residuals, H)
+            return _finished(judge, values, _times(V, Y), residuals, ritz)
         V = orthonormal(C, squares)
 
 
@@ -126,66 +130,70 @@ def dense(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:
     identity = np.eye(A.shape[0])
     matrix = A.push(identity)
     judge.measure(float(np.linalg.norm(matrix, 2)), [(A, identity, matrix)])
-    values, found = ritz(matrix, k, judge.floor)
+    ritz = Ritz(matrix, judge.floor)
+    values, found = ritz.leading(k)
     residuals = np.linalg.norm(matrix @ found - found * values, axis=0)
     judge.over(abs(values[0]), residuals, list)
-    return _finished(judge, values, found, residuals, matrix)
+    return _finished(judge, values, found, residuals, ritz)
 
 
 def refined(A: Products, found: Array, k: int, judge: Judge, reason: str = "") -> Found:
     """Pairs from the span of vectors, by products with each: what other solvers found."""
     V = _span(found)
     C = A.push(V)
-    H = V.T @ C
-    values, Y = ritz(H, min(k, V.shape[1]), 0.0)
+    ritz = Ritz(V.T @ C, 0.0)
+    values, Y = ritz.leading(min(k, V.shape[1]))
     vectors = V @ Y
     residuals = np.linalg.norm(C @ Y - vectors * values, axis=0)
     largest = float(np.abs(values).max(initial=0))
     judge.measure(largest, _images(A, V, C, Y))
     if not judge.over(largest, residuals, list) and not reason:
         reason = judge.missed(residuals)
-    return _finished(judge, values, vectors, residuals, H, reason)
+    return _finished(judge, values, vectors, residuals, ritz, reason)
 
 
 def _finished(
-    judge: Judge, values: Array, vectors: Array, residuals: Array, H: Array, reason: str = ""
+    judge: Judge, values: Array, vectors: Array, residuals: Array, ritz: Ritz, reason: str = ""
 ) -> Found:
-    return judge.finished(
-        values, vectors, None, residuals, reason, _conditions(H, len(values), judge.floor)
-    )
+    conditions = ritz.conditions(len(values), judge.floor)
+    return judge.finished(values, vectors, None, residuals, reason, conditions)
 
 
-def _conditions(H: Array, k: int, rounding: float) -> Array:
-    """1 / |yᴴ x| of the first k eigenvalues, with unit vectors from the left and the right."""
-    _, vectors = _sorted(H, rounding)
-    try:
-        rows = np.linalg.inv(vectors)[:k]
-    except np.linalg.LinAlgError:  # a block of Jordan's
-        return np.full(k, np.inf)
-    return np.asarray(np.linalg.norm(rows, axis=1))
-
-
-def ritz(H: Array, k: int, rounding: float) -> tuple[Array, Array]:
-    """The k eigenvalues of largest modulus with unit eigenvectors, or k + 1: pairs stay whole.
+class Ritz:
+    """The eigenvalues of a small matrix, the largest modulus first, with unit vectors.
 
     A matrix that is symmetric but for rounding is made so, or equal values would become pairs.
     """
-    values, vectors = _sorted(H, rounding)
-    if k < len(values) and values[k - 1].imag > 0:
-        k += 1
-    values, vectors = values[:k], vectors[:, :k]
-    real = not np.any(values.imag)
-    return (values.real, vectors.real) if real else (values, vectors)
 
+    def __init__(self, H: Array, rounding: float) -> None:
+        self._skew = float(np.linalg.norm(H - H.T)) / math.sqrt(max(len(H), 1))
+        if self._symmetric(rounding):
+            values, vectors = np.linalg.eigh((H + H.T) / 2)
+        else:
+            values, vectors = np.linalg.eig(H)
+        order = np.argsort(-np.abs(values), kind="stable")  # LAPACK's pairs stay side by side
+        self.values, self.vectors = values[order], vectors[:, order]
 
-def _sorted(H: Array, rounding: float) -> tuple[Array, Array]:
-    """All eigenvalues, the largest modulus first, with unit vectors."""
-    if H.size and np.linalg.norm(H - H.T) <= 4 * rounding * np.sqrt(len(H)):
-        values, vectors = np.linalg.eigh((H + H.T) / 2)
-    else:
-        values, vectors = np.linalg.eig(H)
-    order = np.argsort(-np.abs(values), kind="stable")  # LAPACK's pairs stay side by side
-    return values[order], vectors[:, order]
+    def _symmetric(self, rounding: float) -> bool:
+        return self._skew <= 4 * rounding
+
+    def leading(self, k: int) -> tuple[Array, Array]:
+        """The first k values and vectors, or k + 1: pairs stay whole."""
+        if k < len(self.values) and self.values[k - 1].imag > 0:
+            k += 1
+        values, vectors = self.values[:k], self.vectors[:, :k]
+        real = not np.any(values.imag)
+        return (values.real, vectors.real) if real else (values, vectors)
+
+    def conditions(self, k: int, rounding: float) -> Array:
+        """1 / |yᴴ x| of the first k, with unit vectors from the left and the right."""
+        if self._symmetric(rounding):
+            return np.ones(k)
+        try:
+            rows = np.linalg.inv(self.vectors)[:k]
+        except np.linalg.LinAlgError:  # a block of Jordan's
+            return np.full(k, np.inf)
+        return np.asarray(np.linalg.norm(rows, axis=1))
 
 
 def _times(V: Array, Y: Array) -> Array:

@@ -7,7 +7,7 @@ value of J lies within it of σ.
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -30,8 +30,7 @@ def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
     """
     if A.shape[1] > A.shape[0]:  # the smaller side is where spaces end
         return exchanged(krylov(A.transposed(), k, judge, rng))
-    most = min(A.shape[1], k + GUARD)
-    width = narrow(A, most, _SHARE + _SHARE_EACH * k)
+    width, most = narrow(A, k, _SHARE + _SHARE_EACH * k), min(A.shape[1], k + GUARD)
     found = bidiagonalised(A, k, width, judge, rng)
     if width < most and found.converged and _crowded(found, width):
         found = bidiagonalised(A, k, most, judge, rng)
@@ -75,12 +74,12 @@ def bidiagonalised(
         if new.shape[1] and (V.count < k or (V.count < min(looks.next, most) and not A.spent)):
             continue
         X, s, Yt = np.linalg.svd(core)
-        outside = lengths((new.T @ left) @ X[-left.shape[1] :, :k])
+        residuals = lengths((new.T @ left) @ X[-left.shape[1] :, :k])
         goal = judge.goal(float(s[0]))
-        looks.seen(V.count, float(outside.max()), goal)
-        known = outside.max() > goal and new.shape[1] and not A.spent
+        looks.seen(V.count, float(residuals.max()), goal)
         triplets = _Triplets(A, V, U, Z, X[:, :k], s[:k], Yt[:k])
-        residuals = outside if known else triplets.residuals()
+        if residuals.max() <= goal or not new.shape[1] or A.spent:
+            residuals = triplets.residuals()
         if judge.over(float(s[0]), residuals, triplets.images):
             return triplets.finished(judge)
         if not new.shape[1]:
@@ -94,7 +93,7 @@ def bidiagonalised(
 
 
 class _Triplets:
-    """The best that a space holds; multiplied out when asked for."""
+    """The best that a space holds, multiplied out when asked for; until the space grows."""
 
     def __init__(
         self, A: Products, V: Columns, U: Columns, Z: Columns, X: Array, s: Array, Yt: Array
@@ -102,6 +101,7 @@ class _Triplets:
         self._of = (A, V, U, Z)
         self._core = (X, s, Yt)
 
+    @cached_property
     def _vectors(self) -> tuple[Array, Array, Array]:
         """v, u and Jᵀ u."""
         _, V, U, Z = self._of
@@ -109,15 +109,15 @@ class _Triplets:
         return V.all @ Yt.T, U.all @ X, Z.all @ X
 
     def residuals(self) -> Array:
-        right, _, pulled = self._vectors()
+        right, _, pulled = self._vectors
         return lengths(pulled - right * self._core[1])
 
     def images(self) -> list[Image]:
-        right, left, pulled = self._vectors()
+        right, left, pulled = self._vectors
         return _images(self._of[0], right, left * self._core[1], left, pulled)
 
     def finished(self, judge: Judge, reason: str = "") -> Found:
-        right, left, pulled = self._vectors()
+        right, left, pulled = self._vectors
         s = self._core[1]
         return judge.finished(s, right, left, lengths(pulled - right * s), reason)
 

@@ -66,7 +66,8 @@ def walk(
 
     A point of the segment tells the whole piece of it that lies in its region, in both directions.
     So what is left is halved and looked at until nothing is left: no step is guessed, and no region
-    wider than the resolution is missed.
+    wider than the resolution is missed. (Of a segment that runs inside a boundary, rounding decides
+    from point to point on which side it is.)
 
     Args:
       regions: of the model.

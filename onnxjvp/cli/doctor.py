@@ -46,6 +46,8 @@ VARIABLES = {
     "CUDA_VISIBLE_DEVICES": "the devices that CUDA may use",
     "LD_LIBRARY_PATH": "where CUDA's libraries are looked for",
     "CASADI_ONNXRUNTIME_LIB": "the libonnxruntime that CasADi loads",
+    "ONNXJVP_LIMITS": "how large models may be that are read",
+    "ONNXJVP_MAX_MEMORY": "the memory that a process may take",
     "NO_COLOR": "no colours on terminals",
 }
 

@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  (NumPy is imported where it is used, so that --help is fast)
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,10 +28,12 @@ from onnxjvp.cli.options import (
 )
 from onnxjvp.cli.points import input_specs, read_points
 from onnxjvp.cli.region_report import Answer, arrays, content_of, print_answer
-from onnxjvp.errors import UsageError
+from onnxjvp.errors import UnsupportedOpError, UsageError
 
 if TYPE_CHECKING:
-    from onnxjvp.analysis.affine_regions import Regions
+    from onnxjvp.analysis.affine_regions import Regions, Sample
+    from onnxjvp.analysis.comparing import Region
+    from onnxjvp.analysis.walks import Walk
     from onnxjvp.runtime import Array
 
     Point = dict[str, Array]
@@ -130,10 +133,12 @@ def region(
             providers=[provider],
             links=allow_links,
         )
-    answers = []
-    for i, point in enumerate(points):
-        along = None if direction is None else _direction(found, point, direction)
-        answers.append(_answer(found, point, along, others, ends, i, most))
+    whole = _joined(points)
+    along = None if direction is None else _direction(found, whole, direction)
+    answers = _answers(found, whole, along, others, each=each)
+    if ends is not None:
+        walks = [_walked(found, x, z, most) for x, z in zip(points, ends, strict=True)]
+        answers = [replace(one, walk=walk) for one, walk in zip(answers, walks, strict=True)]
     if affine is not None:
         _write_affine(found, points[0], affine)
     if out is not None:
@@ -188,12 +193,10 @@ def _others(
     """The points that options name, one for each of those given."""
     if not texts:
         return None
-    import numpy as np
-
     from onnxjvp.analysis import samples
     from onnxjvp.runtime import random_feeds
 
-    whole = {n: np.concatenate([p[n] for p in points]) for n in points[0]} if each else points[0]
+    whole = _joined(points)
     seeds, files = given_inputs(texts)
     check_known(specs, (*seeds, *files))
     read = read_arrays("--with or --to", [f"{n}={path}" for n, path in files.items()])
@@ -224,28 +227,57 @@ def _direction(found: Regions, point: Point, texts: Sequence[str]) -> Point:
     return along
 
 
-def _answer(
-    found: Regions,
-    point: Point,
-    along: Point | None,
-    others: list[Point] | None,
-    ends: list[Point] | None,
-    i: int,
-    most: int,
-) -> Answer:
+def _answers(
+    found: Regions, x: Point, u: Point | None, others: list[Point] | None, *, each: bool
+) -> list[Answer]:
+    """What is asked of one point, or of every sample of a batch."""
+    from onnxjvp.analysis.comparing import differences_between
+
+    beside: list[Region] | None = None
+    if others is not None:
+        z = _joined(others)
+        found.check_other(x, z)
+        beside = [one.region for one in _samples(found, z, {}, each=each)]
+    return [
+        Answer(
+            one.region,
+            None if u is None else (one.ahead, one.behind),
+            None if beside is None else differences_between(one.region, beside[i]),
+            None,
+        )
+        for i, one in enumerate(_samples(found, x, u or {}, each=each))
+    ]
+
+
+def _samples(found: Regions, x: Point, u: Point, *, each: bool) -> list[Sample]:
+    """The point, or every sample of a batch: together, or else one by one."""
+    from onnxjvp.analysis import samples
+    from onnxjvp.analysis.affine_regions import Sample
+
+    if each:
+        try:
+            return found.each(x, u)
+        except UnsupportedOpError:  # units are not by sample, or depend on other samples
+            pairs = zip(samples(x), samples(u) if u else itertools.repeat({}), strict=False)
+            return [one for p, v in pairs for one in _samples(found, p, v, each=False)]
+    return [Sample(found.at(x), *found.boundary(x, u))]
+
+
+def _walked(found: Regions, x: Point, z: Point, most: int) -> Walk:
     from onnxjvp.analysis.walks import walk
 
-    walked = None
-    if ends is not None:
-        with output.progress("regions of the segment") as bar:
-            told = None if bar is None else lambda n, share: bar(int(1000 * share), 1000)
-            walked = walk(found, point, ends[i], most=most, progress=told)
-    return Answer(
-        found.at(point),
-        None if along is None else found.boundary(point, along),
-        None if others is None else found.differences(point, others[i]),
-        walked,
-    )
+    with output.progress("regions of the segment") as bar:
+        told = None if bar is None else lambda n, share: bar(int(1000 * share), 1000)
+        return walk(found, x, z, most=most, progress=told)
+
+
+def _joined(points: Sequence[Point]) -> Point:
+    """Samples as one batch."""
+    import numpy as np
+
+    if len(points) == 1:
+        return points[0]
+    return {name: np.concatenate([p[name] for p in points]) for name in points[0]}
 
 
 def _write_affine(found: Regions, point: Point, path: Path) -> None:

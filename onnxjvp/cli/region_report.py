@@ -10,8 +10,8 @@ from onnxjvp.cli import output
 from onnxjvp.cli.points import plain
 
 if TYPE_CHECKING:
-    from onnxjvp.analysis.affine_regions import Difference, Regions
-    from onnxjvp.analysis.comparing import Boundary, Region
+    from onnxjvp.analysis.affine_regions import Regions
+    from onnxjvp.analysis.comparing import Boundary, Difference, Region
     from onnxjvp.analysis.walks import Walk
 
 #: breakpoints and nodes that are printed; files and --json have all

@@ -66,13 +66,30 @@ def verify(
             dims=known,
             links=allow_links,
         )
+    same = _is_source(model, rewritten)
     if as_json:
-        content = {"model": str(model), "rewritten": str(rewritten), **report.to_dict()}
-        output.print_json(content)
+        content = {"model": str(model), "rewritten": str(rewritten), "made_of_model": same}
+        output.print_json({**content, **report.to_dict()})
     else:
         print_report(report)
+        if same is False:
+            output.line(
+                f"note: by its model card {rewritten} was made of another file than {model}"
+            )
     if not report.passed:
         raise typer.Exit(1)
+
+
+def _is_source(model: Path, rewritten: Path) -> bool | None:
+    """Whether the model is the file that the card of the rewritten one names; None if none."""
+    import onnx_ir as ir
+
+    from onnxjvp.rewrite.card import is_source, read_card
+
+    card = read_card(ir.load(rewritten)) or {}
+    while card.get("emit") == "fix" and "before" in card:  # sizes only, as for `verify` itself
+        card = card["before"]
+    return is_source(model, card)
 
 
 def print_report(report: Report) -> None:

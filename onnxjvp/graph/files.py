@@ -11,7 +11,7 @@ import google.protobuf.message
 import onnx
 
 from onnxjvp.errors import InvalidModelError, UsageError
-from onnxjvp.graph import limits
+from onnxjvp.graph import limits, prescan
 
 
 def shown(model: object) -> str:
@@ -37,6 +37,7 @@ def parse(model: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
             content = _content(path)
         except OSError as error:
             raise UsageError(f"{os.fspath(model)!r} cannot be read: {error.strerror}") from error
+    prescan.check(content, shown(model))
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(content)

@@ -21,6 +21,14 @@ _PREFIX = "onnxjvp.hidden."
 #: Slice takes positions as operands, and Expand of earlier opsets adds axes one by one
 _SLICE_FROM, _EXPAND_FROM = 10, 13
 _FROM_ONE = ("group", "strides", "dilations", "kernel_shape", "blocksize")
+#: what exporters compute shapes with, and makes no negative size of others
+_ON_SHAPES = frozenset(
+    (
+        *("Constant", "Identity", "Cast", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze"),
+        *("Size", "Add", "Sub", "Mul", "Div", "Mod", "Neg", "Abs", "Min", "Max", "Where", "Equal"),
+        *("Less", "Greater", "Not", "And", "Or", "Floor", "Ceil", "Sqrt"),
+    )
+)
 _AXES = ("axis", "axes", "batch_dims", "perm")
 
 
@@ -64,19 +72,34 @@ def _wrong(node: ir.Node, why: str) -> InvalidModelError:
 
 
 def hide(model: onnx.ModelProto) -> dict[str, str]:
-    """Put inputs of the graph in the place of positions; returns what each stands for."""
+    """Put inputs of the graph in the place of positions; returns what each stands for.
+
+    Those of what is made of shapes alone stay, since no size is negative there.
+    """
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     hidden: dict[str, str] = {}
-    for node in _nodes(model.graph):
-        sliced = node.op_type == "Slice" and opset >= _SLICE_FROM
+    graph = model.graph
+    safe = {value.name for value in (*graph.input, *graph.initializer)}
+    for node in _nodes(graph):
+        standard = node.domain in ("", "ai.onnx")
         expanded = node.op_type == "Expand" and opset < _EXPAND_FROM
-        if node.domain in ("", "ai.onnx") and (sliced or expanded) and len(node.input) > 1:
+        sliced = node.op_type == "Slice" and opset >= _SLICE_FROM
+        sliced = sliced and not safe.issuperset(node.input[:1])
+        if standard and (sliced or expanded) and len(node.input) > 1:
             name = f"{_PREFIX}{len(hidden)}"
             hidden[name], node.input[1] = node.input[1], name
-            model.graph.input.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [None])
-            )
+        if standard and (node.op_type == "Shape" or _is_safe(node, safe)):
+            safe.update(node.output)
+        else:  # another branch may have the same name for something else
+            safe.difference_update(node.output)
+        safe.difference_update(v.name for body in _bodies(node) for v in body.input)
+    for name in hidden:
+        graph.input.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.INT64, [None]))
     return hidden
+
+
+def _is_safe(node: onnx.NodeProto, safe: set[str]) -> bool:
+    return node.op_type in _ON_SHAPES and all(not name or name in safe for name in node.input)
 
 
 def show(model: onnx.ModelProto, hidden: dict[str, str]) -> None:
@@ -90,12 +113,18 @@ def show(model: onnx.ModelProto, hidden: dict[str, str]) -> None:
     model.graph.input.extend(kept)
 
 
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     for node in graph.node:
         yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+        for body in _bodies(node):
+            yield from _nodes(body)
 
 
 def forget_nonsense(model: ir.Model) -> None:

@@ -28,7 +28,7 @@ from onnxjvp.graph.opset import at_opset, declare_standard, opset_of, skeleton
 from onnxjvp.graph.regions import captured
 from onnxjvp.graph.sequences import OPERATORS as SEQUENCES
 from onnxjvp.graph.sequences import resolve
-from onnxjvp.graph.shapes import Shapes, constant
+from onnxjvp.graph.shapes import MISFITS, Shapes, constant
 
 AnyModel = str | os.PathLike[str] | bytes | onnx.ModelProto | ir.Model
 
@@ -322,7 +322,7 @@ def _inline(model: ir.Model) -> None:
         return
     try:
         onnx_ir.passes.common.InlinePass()(model)
-    except (ValueError, TypeError, KeyError, RuntimeError, ir.passes.PassError) as error:
+    except (*MISFITS, AttributeError, RuntimeError, ir.passes.PassError) as error:
         raise InvalidModelError(
             f"the model's functions cannot be inlined: {error}. Export the model again, or inline "
             "them with onnx.inliner"

@@ -20,6 +20,8 @@ EXTERNAL_FROM = 1024
 def save(model: ir.Model, path: str | os.PathLike[str], *, force: bool = True) -> Path:
     """Write `model` to `path`, through temporary files that are renamed once complete.
 
+    A process that is killed, or a disk that is full, leaves what was there, or where there is a
+    data file, at the very end, nothing; and at most a hidden folder `.<name>.…` beside it.
     Weights that lie in external files of the same folder are referred to, not copied; those of
     another folder, and models over 2 GiB, get a data file `<name>.data` beside the model.
 
@@ -64,6 +66,8 @@ def _write(model: ir.Model, temporary: Path, final: Path, force: bool) -> None:
                 "to replace it, or -o another name"
             )
         ir.save(model, temporary, external_data=data, size_threshold_bytes=EXTERNAL_FROM)
+        # two files cannot be renamed at once: an old model must not be left with new weights
+        final.unlink(missing_ok=True)
         (temporary.parent / data).replace(final.parent / data)
     temporary.replace(final)
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxjvp.graph import limits
 from onnxjvp.graph.branches import bodies_of
-from onnxjvp.graph.shapes import constant
+from onnxjvp.graph.shapes import MISFITS, constant, misfit
 
 #: what a node is marked with that could not be resolved: why
 WHY = "onnxjvp.sequence"
@@ -73,6 +73,8 @@ class _Resolution:
                 changed |= self._resolve(graph, node)
             except _UnresolvedError as error:
                 node.meta[WHY] = str(error)
+            except MISFITS as error:
+                node.meta[WHY] = misfit(error)
         return changed
 
     def _resolve(self, graph: ir.Graph, node: ir.Node) -> bool:

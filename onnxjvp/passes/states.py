@@ -8,7 +8,7 @@ say; nodes of which nobody knows what they compare are not let through at all.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,8 +19,10 @@ import onnxjvp.rules.recurrent_comparisons  # noqa: F401  (both fill the table o
 from onnxjvp.graph.bodies import Body, Operands, Outs, inside, record
 from onnxjvp.graph.branches import BRANCHES, bodies
 from onnxjvp.graph.functions import NoBodyError, record_body
+from onnxjvp.graph.loops import Turns
 from onnxjvp.graph.ops import MADE, Ops, rank
 from onnxjvp.graph.regions import Region
+from onnxjvp.graph.scans import Steps
 from onnxjvp.passes import loops, scans
 from onnxjvp.passes.branches import to_keep
 from onnxjvp.passes.linearize import (
@@ -31,26 +33,18 @@ from onnxjvp.passes.linearize import (
     push_along,
 )
 from onnxjvp.rules.comparisons import COMPARISONS, Along, Comparisons, Sides
-from onnxjvp.rules.kinds import Elementwise, Function, Linear, RefusedError
+from onnxjvp.rules.kinds import Function, RefusedError, Tangents
+from onnxjvp.rules.pieces import is_affine, unknown
 from onnxjvp.rules.registry import held_operands, rule_for
 
-#: operators whose rules push tangents, and that compare nothing
-SMOOTH = frozenset(
-    [
-        *("Softmax", "LogSoftmax", "Det", "ScatterProduct", "com.microsoft::Inverse"),
-        *("TrainingBatchNormalization", "LayerNormalization", "RMSNormalization"),
-        *("InstanceNormalization", "GroupNormalization", "MeanVarianceNormalization", "LRN"),
-        *("ReduceProd", "CumProd", "ReduceLogSum", "ReduceL2", "ReduceSumSquare"),
-        *("ReduceLogSumExp", "GRU", "LSTM"),
-    ]
-)
-#: operators that are smooth in operands that are in no term: divisors, means and variances
-_DIVIDES = frozenset({"Div", "BatchNormalization"})
-#: functions of recurrent cells that have no kink
-_SMOOTH_CELLS = frozenset({"tanh", "sigmoid", "softsign", "softplus"})
-UNKNOWN = "what it compares is not known"
+Through = Callable[
+    [Ops, Region, Tangents, scans.Inside], tuple[list[ir.Value | None], list[ir.Value]]
+]
 #: operators whose bodies run step by step
-_STEPPED = {"Scan": scans.through, "Loop": loops.through}
+_STEPPED: dict[str, tuple[Through, Callable[[ir.Node], Steps | Turns]]] = {
+    "Scan": (scans.through, Steps.of),
+    "Loop": (loops.through, Turns.of),
+}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,11 @@ class Found:
 
 
 def states_of(
-    op: Ops, liveness: Liveness, wrt: Sequence[ir.Value], reading: Mapping[ir.Value, ir.Value]
+    op: Ops,
+    liveness: Liveness,
+    wrt: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
+    reading: Mapping[ir.Value, ir.Value],
 ) -> Found:
     """The codes of all comparisons, without their margins.
 
@@ -87,7 +85,7 @@ def states_of(
       reading: values that stand for those of the model.
     """
     search = _Search(op, None, reading)
-    search.through(liveness, dict.fromkeys(wrt, ()))
+    search.through(liveness, dict.fromkeys(wrt, ()), outputs)
     return search.found
 
 
@@ -95,11 +93,12 @@ def boundaries_of(
     op: Ops,
     liveness: Liveness,
     wrt: Sequence[ir.Value],
+    outputs: Sequence[ir.Value],
     tangents: Mapping[ir.Value, ir.Value],
 ) -> Found:
     """All comparisons, with margins and rates along the tangents."""
     search = _Search(op, tangents, {})
-    search.through(liveness, dict.fromkeys(wrt, ()))
+    search.through(liveness, dict.fromkeys(wrt, ()), outputs)
     return search.found
 
 
@@ -128,9 +127,18 @@ class _Search:
         self._numbers = itertools.count(1)
         #: live value → the smooth nodes that it comes from
         self.bent: dict[ir.Value, tuple[str, ...]] = {}
+        #: what the outputs depend on; other results of a body are nobody's
+        self.needed: set[ir.Value] = set()
 
-    def through(self, liveness: Liveness, wrt: Mapping[ir.Value, tuple[str, ...]]) -> None:
+    def through(
+        self,
+        liveness: Liveness,
+        wrt: Mapping[ir.Value, tuple[str, ...]],
+        ends: Iterable[ir.Value],
+    ) -> None:
         self.bent.update(wrt)
+        self.needed.update(ends)
+        self.needed.update(v for r in liveness.regions for v in r.inputs if v is not None)
         for region in liveness.regions:
             live = live_inputs(region, self.bent.keys())
             held = {i for i in held_operands(region) if region.input(i) in self.bent}
@@ -170,10 +178,10 @@ class _Search:
             return self._smooth(name, region, before) if smooth else before
         if isinstance(rule, Function):
             return self._body(region, before)
-        if (reason := _unknown(region, live)) is not None:
+        if (reason := unknown(region, live)) is not None:
             self._refuse(region, reason)
             return before
-        return before if _is_affine(region, live) else self._smooth(name, region, before)
+        return before if is_affine(region, live) else self._smooth(name, region, before)
 
     def _note(self, region: Region, compared: Comparisons, after: tuple[str, ...]) -> None:
         sides = None
@@ -213,6 +221,13 @@ class _Search:
         outputs = tuple(self.reading.get(v, v) for v in region.outputs)
         return replace(region, inputs=inputs, outputs=outputs)
 
+    def _wanted(
+        self, region: Region, ends: Sequence[ir.Value | None], start: int = 0
+    ) -> list[ir.Value]:
+        """Of what a body ends in, from `start` on, what anyone depends on."""
+        pairs = list(zip(ends[::-1], region.outputs[::-1], strict=False))[: len(ends) - start]
+        return [v for v, y in pairs[::-1] if v is not None and y in self.needed]
+
     def _adopt(self, inner: _Search) -> None:
         self.found.smooth += inner.found.smooth
         self.found.refused += inner.found.refused
@@ -228,14 +243,16 @@ class _Search:
             if old is not None and new is not None and old in self.bent
         }
         start = len(op.nodes)
-        ends = [v for v in record_body(op, read) if v is not None]
-        liveness = analyse_nodes(op.nodes[start:], list(wrt), ends, [*wrt, *ends])
+        outs = record_body(op, read)
+        ends = self._wanted(region, outs)
+        kept = [*wrt, *(v for v in outs if v is not None)]
+        liveness = analyse_nodes(op.nodes[start:], list(wrt), ends, kept)
         tangents = None
         if self.tangents is not None:
             tangents = {new: self.tangents[old] for new, old in wrt.items()}
             push_along(op, liveness, tangents, {})
         inner = _Search(op, tangents, {}, f"{self._name(region)}/")
-        inner.through(liveness, {new: self.bent[old] for new, old in wrt.items()})
+        inner.through(liveness, {new: self.bent[old] for new, old in wrt.items()}, ends)
         self._adopt(inner)
         self.found.states += inner.found.states
         bends = (name for end in ends for name in inner.bent.get(end, ()))
@@ -284,13 +301,14 @@ class _Search:
             found = self.tangents
             tangents = {v: arm.input(arm.operands.add(found[x])) for v, x in outer.items()}
         keep = to_keep(list(values.values()), list(outer))
-        ends = arm.copy(body, values)
-        liveness = analyse_nodes(list(arm.nodes), list(outer), ends, [*keep, *ends])
+        outs = arm.copy(body, values)
+        ends = self._wanted(region, outs)
+        liveness = analyse_nodes(list(arm.nodes), list(outer), ends, [*keep, *outs])
         if tangents is not None:
             push_along(arm, liveness, tangents, {})
         known = _named_nodes(body, values)
         inner = _Search(arm, tangents, {}, lead, known)
-        inner.through(liveness, {v: self.bent[x] for v, x in outer.items()})
+        inner.through(liveness, {v: self.bent[x] for v, x in outer.items()}, ends)
         return inner, ends
 
     # -- recurrences ---------------------------------------------------------------------------
@@ -298,6 +316,7 @@ class _Search:
     def _steps(self, region: Region, live: set[int], before: tuple[str, ...]) -> tuple[str, ...]:
         """What every step compares, with the steps as the first axis of units."""
         searches: list[_Search] = []
+        through, form = _STEPPED[region.label]
 
         def look(
             step: Ops,
@@ -306,7 +325,9 @@ class _Search:
             keep: Sequence[ir.Value],
             values: Mapping[ir.Value, ir.Value],
         ) -> tuple[Sequence[ir.Value], Sequence[ir.Value | None], Outs]:
-            liveness = analyse_nodes(list(step.nodes), wrt, primal, [*keep, *primal])
+            fixed = len(primal) - len(region.outputs) + form(region.node).states
+            ends = [*primal[:fixed], *self._wanted(region, primal, fixed)]
+            liveness = analyse_nodes(list(step.nodes), wrt, ends, [*keep, *primal])
             seeds = [step.seed(v) for v in wrt]
             tangents = dict(zip(wrt, seeds, strict=True))
             if self.tangents is not None:
@@ -315,7 +336,7 @@ class _Search:
             known = _named_nodes(body, values)
             carried = None if self.tangents is None else tangents
             inner = _Search(step, carried, {}, f"{self._name(region)}/", known)
-            inner.through(liveness, dict.fromkeys(wrt, before))
+            inner.through(liveness, dict.fromkeys(wrt, before), ends)
             searches.append(inner)
             more = [v for state in inner.found.states for v in (state.code, *(state.sides or ()))]
             outs = [None if carried is None else carried.get(v) for v in primal]
@@ -326,7 +347,7 @@ class _Search:
             None if i not in live else found.get(region.operand(i), read.operand(i))
             for i in range(len(region.inputs))
         ]
-        _, made = _STEPPED[region.label](self.op, read, along, look)
+        _, made = through(self.op, read, along, look)
         (inner,) = searches
         self._adopt(inner)
         after = tuple(dict.fromkeys([*before, *inner.found.smooth]))  # through its states
@@ -363,38 +384,3 @@ def _values(arm: Body, states: Sequence[State], own: Sequence[State]) -> list[ir
         for state in states
         for value in (state.code, *(state.sides or ()))
     ]
-
-
-def _is_affine(region: Region, live: set[int]) -> bool:
-    rule = rule_for(region)
-    if region.label == "Dropout":
-        return True
-    if region.label == "ai.onnx.ml::LinearRegressor":
-        return region.attr_string("post_transform", "NONE") == "NONE"
-    return isinstance(rule, Linear) and rule.is_affine(live)
-
-
-def _unknown(region: Region, live: set[int]) -> str | None:
-    """Why nobody knows what a region without an entry compares; None if it compares nothing."""
-    rule, label = rule_for(region), region.label
-    if label == "Range":
-        return "how many numbers it gives changes with them"
-    if _is_affine(region, live):
-        if label == "Dropout" and len(region.inputs) > 2 and region.input(2) is not None:
-            mode = ir.convenience.get_const_tensor(region.operand(2))
-            if mode is None or bool(mode.numpy().any()):
-                return "it draws which elements it keeps; take the model for inference"
-        return None
-    if label in ("GRU", "LSTM"):
-        given = region.attributes.get("activations")
-        names = [] if given is None else [str(name).lower() for name in given.as_strings()]
-        if "clip" in region.attributes or not _SMOOTH_CELLS.issuperset(names):
-            return "what its steps compare is not known"
-    if isinstance(rule, Linear):
-        terms = {i for term in (rule.terms or ()) for i in term}
-        return None if live <= terms or label in _DIVIDES else UNKNOWN
-    if label == "LpNormalization":
-        return None if region.attr_int("p", 2) == 2 else UNKNOWN
-    if label in ("LpPool", "GlobalLpPool"):
-        return None if region.attr_int("p", 2) > 1 else UNKNOWN
-    return None if isinstance(rule, Elementwise) or label in SMOOTH else UNKNOWN

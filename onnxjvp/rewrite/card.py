@@ -157,6 +157,12 @@ def source_of(
     return source
 
 
+def is_source(path: str | os.PathLike[str], card: Mapping[str, Any]) -> bool | None:
+    """Whether a card names this very file; None if it names none."""
+    named = card.get("source", {}).get("sha256")
+    return None if named is None else bool(named == _sha256(Path(path)))
+
+
 def _described(path: Path, *, hashed: bool) -> dict[str, Any]:
     found: dict[str, Any] = {"file": path.name, "bytes": path.stat().st_size}
     return found | {"sha256": _sha256(path)} if hashed else found

@@ -27,7 +27,7 @@ def add_states(task: Task, reading: Mapping[ir.Value, ir.Value] | None = None) -
       none compares.
     """
     liveness = analyse(task.source, task.variables, task.outputs)
-    found = states_of(task.op, liveness, task.variables, reading or {})
+    found = states_of(task.op, liveness, task.variables, task.outputs, reading or {})
     _refuse_unknown(found)
     if not found.states:
         raise UsageError(
@@ -76,7 +76,7 @@ def boundaries(
     seeds = [op.seed(v) for v in task.variables]
     tangents = dict(zip(task.variables, seeds, strict=True))
     refuse(push_along(op, liveness, tangents, {}), task.variables)
-    found = boundaries_of(op, liveness, task.variables, tangents)
+    found = boundaries_of(op, liveness, task.variables, task.outputs, tangents)
     _refuse_unknown(found)
     if not first_order:
         _refuse_bent(found)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import tempfile
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from onnxjvp.errors import InvalidModelError, MissingDependencyError, UsageError
 from onnxjvp.graph.files import is_file, is_placeholder, refuse_data_outside, what_is
 from onnxjvp.runtime.deadline import stopped_after
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
+from onnxjvp.runtime.messages import first_line, load_message
 from onnxjvp.runtime.settings import Provider, resolve_providers, session_options, with_graph
 
 if TYPE_CHECKING:  # it takes longer to import than most models take to load
@@ -42,8 +42,6 @@ _DTYPES: dict[str, str] = {
     **{name: name for name in ("float16", "bool", *_INTEGERS)},
 }
 
-_PREFIX = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ")
-_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ [^()]*\((?:[^()]|\([^()]*\))*\)(?: const)? ")
 #: providers whose tensors live elsewhere than on the host
 _DEVICES = {"CUDAExecutionProvider": "cuda", "TensorrtExecutionProvider": "cuda"}
 
@@ -81,7 +79,7 @@ class Loaded:
                 provider_options=list(wanted.values()),
             )
         except _failures(ort) as error:
-            raise InvalidModelError(_load_message(model, error)) from error
+            raise InvalidModelError(load_message(model, error)) from error
         self._ort = ort
         self._quiet = ort.RunOptions()
         self._quiet.log_severity_level = 4
@@ -341,7 +339,7 @@ def _as_invalid_model() -> Iterator[None]:
         yield
     except _failures(_onnxruntime()) as error:
         raise InvalidModelError(
-            f"onnxruntime failed while running the model: {_first_line(error)}. "
+            f"onnxruntime failed while running the model: {first_line(error)}. "
             "Check that the sizes of the dynamic dimensions suit this model."
         ) from error
 
@@ -416,20 +414,3 @@ def _dim(dim: int | str | None) -> int | str | None:
     if isinstance(dim, int):
         return dim if dim >= 0 else None
     return None if is_placeholder(dim) else dim
-
-
-def _load_message(model: ModelLike, error: Exception) -> str:
-    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else "the model"
-    text = _first_line(error)
-    remedy = "Check it with onnx.checker, and that its external data lies beside it."
-    if "opset" in text.lower() or "ir_version" in text.lower() or "ir version" in text.lower():
-        remedy = "Write it for an older opset or IR version, or install a newer onnxruntime."
-    elif "NOT_IMPLEMENTED" in text or "Could not find an implementation" in text:
-        remedy = "Use another provider or dtype for that operator."
-    return f"onnxruntime cannot load {name!s}: {text}. {remedy}"
-
-
-def _first_line(error: Exception) -> str:
-    """The gist of onnxruntime's message, without its status code and C++ location."""
-    text = _SOURCE.sub("", _PREFIX.sub("", str(error).strip()))
-    return text.splitlines()[0].strip(" .") if text else type(error).__name__

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxjvp.errors import OnnxJvpError
 from onnxjvp.serving.server import ServerOptions, serve
-from onnxjvp.serving.supervisor import supervise
+from onnxjvp.serving.supervisor import end_with_parent, supervise
 
 
 def main() -> int:
@@ -26,6 +26,7 @@ def main() -> int:
     parser.add_argument(
         "--once", action="store_true", help="do not start the server again when it dies"
     )
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if not given.repository.is_dir():
         parser.error(f"{str(given.repository)!r} is no folder; write one with onnxjvp package")
@@ -33,8 +34,10 @@ def main() -> int:
         parser.error("--max-body has to be above 0")
     if importlib.util.find_spec("mlserver") is None:
         parser.error('MLServer is not installed: pip install "onnxjvp[serve]"')
-    if not given.once:
-        return supervise([sys.executable, "-m", "onnxjvp.serving", *sys.argv[1:], "--once"])
+    if given.supervised:
+        end_with_parent()
+    elif not given.once:
+        return supervise([sys.executable, "-m", "onnxjvp.serving", *sys.argv[1:], "--supervised"])
     options = ServerOptions(
         repository=given.repository,
         host=given.host,

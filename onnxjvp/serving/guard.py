@@ -16,6 +16,12 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 #: a body of up to so many times what is allowed is read to its end before it is refused
 _DRAINED = 4
+#: all bodies together may hold so many times what one may
+_HELD = 4
+
+
+class _GoneError(Exception):
+    """The client closed the connection before its body was there."""
 
 
 @dataclass
@@ -35,7 +41,8 @@ class Guard:
       seconds: that a body may take to arrive; 408 after them.
       admin: whether clients may load and unload models; 403 where not.
 
-    Compressed bodies are refused (415): a few bytes may say any number of zeros.
+    Compressed bodies are refused (415): a few bytes may say any number of zeros. While bodies of
+    four times `body_bytes` in all are being read or answered, more are turned away (503).
     """
 
     def __init__(
@@ -49,7 +56,9 @@ class Guard:
     ) -> None:
         self._app = app
         self._gate = gate
-        self._most = body_bytes
+        self.most = body_bytes
+        #: bytes of all bodies that are being read or answered
+        self.held = 0
         self._seconds = seconds
         self._admin = admin
 
@@ -57,44 +66,19 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = self._refusal(scope)
+        body = _Body(self, kept=(refusal := self._refusal(scope)) is None)
         try:
-            body = await asyncio.wait_for(self._read(receive), self._seconds)
+            refusal = await asyncio.wait_for(body.read(receive), self._seconds) or refusal
+            if refusal is not None:
+                await _answer(send, *refusal)
+            else:
+                await self._app(scope, body.again(receive), send)
         except asyncio.TimeoutError:
             await _answer(send, 408, f"the body did not arrive within {self._seconds:g} s")
+        except _GoneError:
             return
-        if body is None:
-            refusal = refusal or (413, self._too_large())
-        if refusal is not None:
-            await _answer(send, *refusal)
-            return
-        sent = False
-
-        async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()
-            sent = True
-            return {"type": "http.request", "body": body, "more_body": False}
-
-        await self._app(scope, replay, send)
-
-    async def _read(self, receive: Receive) -> bytes | None:
-        """The body, or None if it is too large.
-
-        What is too large is read and forgotten, up to a point: a client that is still sending would
-        not see the answer.
-        """
-        taken, body = 0, bytearray()
-        while taken <= _DRAINED * self._most:
-            message = await receive()
-            part = message.get("body", b"")
-            taken += len(part)
-            if taken <= self._most:
-                body += part
-            if message["type"] == "http.disconnect" or not message.get("more_body", False):
-                return bytes(body) if taken <= self._most else None
-        return None
+        finally:
+            self.held -= len(body.content)
 
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         path: str = scope["path"]
@@ -106,15 +90,64 @@ class Guard:
         if headers.get(b"content-encoding", b"identity").strip().lower() != b"identity":
             return 415, "compressed bodies are not taken; send plain JSON"
         length: bytes = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._most:
-            return 413, self._too_large()
+        if length.isdigit() and int(length[:20]) > self.most:
+            return 413, self.too_large()
         return None
 
-    def _too_large(self) -> str:
+    def too_large(self) -> str:
         return (
-            f"the body is larger than the {self._most:,} bytes that this server takes. Send fewer "
+            f"the body is larger than the {self.most:,} bytes that this server takes. Send fewer "
             "samples or directions at once"
         )
+
+
+class _Body:
+    """What arrives of one request."""
+
+    def __init__(self, guard: Guard, *, kept: bool) -> None:
+        self._guard = guard
+        self._kept = kept
+        self.content = bytearray()
+
+    async def read(self, receive: Receive) -> tuple[int, str] | None:
+        """Read to the end, or to a point: why it is refused, if it is.
+
+        What is refused is read and forgotten: a client that is still sending would not see the
+        answer.
+
+        Raises:
+          _GoneError: the client is.
+        """
+        guard, taken, refusal = self._guard, 0, None
+        while taken <= _DRAINED * guard.most:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _GoneError
+            part = message.get("body", b"")
+            taken += len(part)
+            if taken > guard.most:
+                refusal = 413, guard.too_large()
+            elif part and self._kept and guard.held + len(part) > _HELD * guard.most:
+                refusal = 503, "other requests take the room that there is; try again later"
+            if refusal is None and self._kept:
+                guard.held += len(part)
+                self.content += part
+            if not message.get("more_body", False):
+                break
+        return refusal
+
+    def again(self, receive: Receive) -> Receive:
+        """What the application reads: the body at once."""
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                return await receive()
+            sent = True
+            return {"type": "http.request", "body": bytes(self.content), "more_body": False}
+
+        return replay
 
 
 async def _answer(send: Send, status: int, message: str) -> None:

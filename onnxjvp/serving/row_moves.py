@@ -141,9 +141,8 @@ def gathered(context: Context, node: ir.Node) -> list[State]:
     if rows is not None and which is None and rows.axis != axis:
         _need_shared(context, indices)
         return [replace(rows, axis=rows.axis + (len(chosen) - 1 if axis < rows.axis else 0))]
-    both = (rows, which) if rows is not None and which is not None else None
-    if both is not None and len(sizes) == 1 and both[1].refers == (both[0].outer, both[0].inner):
-        return [replace(both[1], refers=both[0].refers)]
+    if rows and which and rows.axis == axis and which.refers == (rows.outer, rows.inner):
+        return [replace(which, axis=axis + which.axis, refers=rows.refers)]
     raise Dependent("it picks samples by an index")
 
 

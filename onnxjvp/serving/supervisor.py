@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -37,7 +39,8 @@ def supervise(command: Sequence[str]) -> int:
         signal.signal(number, end)
     deaths: deque[float] = deque(maxlen=DEATHS)
     while True:
-        child = subprocess.Popen(command)
+        # the pipe breaks when this process is gone, however it went: see `end_with_parent`
+        child = subprocess.Popen(command, stdin=subprocess.PIPE)
         code = _wait(child, lambda: told)
         if told or code == 0:
             return 0
@@ -51,6 +54,17 @@ def supervise(command: Sequence[str]) -> int:
             )
             return code if code > 0 else 128 - code
         print("starting it again", file=sys.stderr, flush=True)
+
+
+def end_with_parent() -> None:
+    """Of a process that is supervised: end when the supervisor is gone, and its port is free."""
+
+    def watch() -> None:
+        while os.read(0, 1):  # not sys.stdin, whose lock the interpreter takes at its end
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _wait(child: subprocess.Popen[bytes], told: Callable[[], bool]) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
+from onnxjvp.graph.branches import bodies_of
 from onnxjvp.graph.shapes import constant
 
 #: of a Scan that is not written yet, how many of its last operands its steps read whole
@@ -90,6 +91,7 @@ def undilated(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 @limit
 def sorted_only(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """sorted_only: results in order."""
     kept = node.attributes.get_int("sorted", 1)
     return None if kept else ("results that are not sorted are not there", "set sorted to 1")
 
@@ -183,6 +185,16 @@ def closed(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     if not read:
         return None
     return f"its body reads {read[0].name!r} of the graph around it", "pass it on as a state"
+
+
+@limit
+def flat(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """flat: steps without bodies of their own that read what the step computes."""
+    inner = [n for body in bodies_of(node) for n in body if bodies_of(n)]
+    nested = [n for n in inner if any(constant(v) is None for v in _read_outside(n))]
+    if not nested:
+        return None
+    return f"a {nested[0].op_type} in its body reads what the body computes", "write it without"
 
 
 def _read_outside(node: ir.Node) -> list[ir.Value]:

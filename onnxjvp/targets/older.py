@@ -1,9 +1,9 @@
 """A model at an older opset than its rules emit, for runtimes that have no newer kernels.
 
 An operator's newer version mostly takes more dtypes, or says more by attributes and operands that
-can be left out. Where none of that is used, the older version says the same. Three are said another
-way: axes of reductions, which were attributes; parts of a Split, which had to be named; and what
-LayerNormalization and others newer than the opset are, which lowerings have written out by then.
+can be left out. Where none of that is used, the older version says the same. Axes of reductions
+were attributes. Lowerings have written out by then what the opset does not have at all, and have
+named the parts of every Split.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
-from onnxjvp.graph import dims
 from onnxjvp.graph.shapes import constant
 
 _REDUCTIONS = frozenset(
@@ -37,13 +35,13 @@ def obstacle(node: ir.Node, opset: int, older: int) -> str | None:
         return None
     if node.op_type in _REDUCTIONS:
         return _axes_obstacle(node)
-    if node.op_type == "Split" and _sizes(node) is None:
-        return f"opset {older} wants to know the sizes of its parts"
+    if node.op_type == "Split" and (len(node.inputs) < 2 or node.inputs[1] is None):
+        return "an older one wants to know the sizes of its parts"
     for i, value in enumerate(node.inputs):
         if value is not None and i >= len(was.inputs) and not _is_variadic(was):
             return f"operand {i} is newer than opset {older}"
     for name in _newer_attributes(node, was):
-        if not _is_default(node.attributes[name], now) and node.op_type != "Split":
+        if not _is_default(node.attributes[name], now):
             return f"{name} is newer than opset {older}"
     return None
 
@@ -54,6 +52,9 @@ def write_at(model: ir.Model, opset: int, older: int) -> None:
         if node.domain in ("", "ai.onnx"):
             _write(node, opset, older)
     model.opset_imports[""] = older
+    # older runtimes read no newer format either
+    wanted = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", older)])
+    model.ir_version = min(model.ir_version or wanted, wanted)
     for name, value in list(model.graph.initializers.items()):
         read = value.uses() or value.is_graph_input() or value.is_graph_output()
         if not read:  # axes, which are attributes now
@@ -69,18 +70,6 @@ def _write(node: ir.Node, opset: int, older: int) -> None:
         node.resize_inputs(1)
         if axes is not None:
             node.attributes["axes"] = ir.AttrInt64s("axes", axes.reshape(-1).tolist())
-    if node.op_type == "Split" and (len(node.inputs) < 2 or node.inputs[1] is None):
-        sizes = _sizes(node)
-        assert sizes is not None and node.graph is not None
-        name = f"{node.outputs[0].name}/sizes"
-        held = ir.Tensor(np.array(sizes, np.int64), name=name)
-        value = ir.Value(name=name, shape=held.shape, type=ir.TensorType(held.dtype))
-        value.const_value = held
-        graph = node.graph
-        assert isinstance(graph, ir.Graph)
-        graph.initializers.add(value)
-        node.resize_inputs(2)
-        node.replace_input_with(1, value)
     for name in _newer_attributes(node, was):
         del node.attributes[name]
 
@@ -92,18 +81,6 @@ def _axes_obstacle(node: ir.Node) -> str | None:
     if nothing and bool(node.attributes.get_int("noop_with_empty_axes", 0)):
         return "an older one reduces over all axes where none are named"
     return None if axes is None or array is not None else "an older one wants its axes as numbers"
-
-
-def _sizes(node: ir.Node) -> list[int] | None:
-    """Of the parts of a Split; an operand that says them serves as it is."""
-    if len(node.inputs) > 1 and node.inputs[1] is not None:
-        return []
-    x, axis = node.inputs[0], node.attributes.get_int("axis", 0) or 0
-    size = None if x is None or x.shape is None else dims.of(x)[axis]
-    if not isinstance(size, int):
-        return None
-    part = -(-size // len(node.outputs))
-    return [part] * (len(node.outputs) - 1) + [size - part * (len(node.outputs) - 1)]
 
 
 def _newer_attributes(node: ir.Node, was: Any) -> list[str]:

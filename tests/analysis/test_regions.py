@@ -280,6 +280,8 @@ def test_samples_of_a_batch_in_one_call() -> None:
     mixing = build("m = ReduceMean(x, axis)\nd = Sub(x, m)\ny = Relu(d)", {"x": ("N", 3)}, AXIS)
     with pytest.raises(UnsupportedOpError, match="changes with the samples beside it"):
         regions(mixing).each({"x": rng.standard_normal((2, 3))})
+    with pytest.raises(UsageError, match="samples share 'W1', which is no input"):
+        regions(relu_net(), ["W1"]).each({"x": x["image"][:, 0, 0, :4], "c": np.ones((5, 2))})
     joined = build("m = ReduceMax(x, axis)\ny = Sub(x, m)", {"x": ("N", 3)}, AXIS)
     with pytest.raises(UnsupportedOpError, match=r"units of m .* not those of 2 samples"):
         regions(joined).each({"x": rng.standard_normal((2, 3))})

@@ -122,5 +122,5 @@ def test_every_extra_is_known() -> None:
     tomllib = pytest.importorskip("tomllib")
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     extras = {extra for extra, _ in doctor.OPTIONAL.values()}
-    assert extras | {"cpu", "gpu", "test", "docs"} >= project["optional-dependencies"].keys()
+    assert extras | {"cpu", "gpu", "test", "docs", "fuzz"} >= project["optional-dependencies"].keys()
     assert {each.split(">")[0] for each in project["dependencies"]} == set(doctor.REQUIRED)

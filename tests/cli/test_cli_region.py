@@ -13,6 +13,8 @@ from onnx import helper
 UNET = MODELS / "digits_unet.onnx"
 AT = ("--input", "noisy=random:0", "--dim", "batch=1")
 
+SCALAR = [value("y", 1, [])]
+
 
 @pytest.fixture
 def steps(tmp_path: Path) -> Path:
@@ -85,6 +87,16 @@ def test_samples_one_by_one(cli: Cli, tmp_path: Path) -> None:
     assert (found["exact"], found["smooth"]) == (True, [])
     with np.load(out) as arrays:
         assert arrays["1/node_relu_state"].shape == (1, 32, 4, 4)
+    # a fixed batch, and what samples lie on other axes of
+    rnn = (MODELS / "digits_rnn.onnx", "--input", "image=random:0", "--each")
+    assert len(cli("region", *rnn, "--json").json()["regions"]) == 4
+    node = helper.make_node("ReduceMax", ["x"], ["y"], keepdims=0)
+    whole = save(tmp_path, model_of([node], inputs=[value("x", 1, ["N", 3])], outputs=SCALAR))
+    (first, _) = cli(
+        *("region", whole, "--input", "x=random:0", "--dim", "N=2", "--each", "--json"),
+        *("--direction", "x=random:1"),
+    ).json()["regions"]
+    assert first["units"] == 1
     text = cli("region", UNET, *at).out
     assert text.startswith("sample 0\n")
     assert "\n\nsample 1\n" in text

@@ -133,6 +133,23 @@ def test_a_fixed_model_says_so_and_keeps_what_it_computes(tmp_path: Path) -> Non
     assert verify(source, fixed, inputs={"image": image}).passed
 
 
+def test_verify_tells_whether_the_card_names_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, other, out = (tmp_path / f"{name}.onnx" for name in ("source", "other", "out"))
+    shutil.copy(MODELS / "diabetes_mlp.onnx", source)
+    model = onnx.load(source)
+    model.doc_string = "the same numbers"
+    onnx.save(model, other)
+    assert main(["rewrite", str(source), "--emit", "jvp", "-o", str(out)]) == 0
+    for path, same in ((source, True), (other, False)):
+        capsys.readouterr()
+        assert main(["verify", str(path), str(out)]) == 0
+        assert ("made of another file" in capsys.readouterr().out) is not same
+        assert main(["verify", str(path), str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["made_of_model"] is same
+
+
 def test_models_in_memory_have_no_file() -> None:
     content = (MODELS / "wine_mlp.onnx").read_bytes()
     made = jvp(content)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from helpers import MODELS, Values
 from peers.browser import chromium
 from peers.cases import pack, unpack, write_case
 from peers.environments import node_modules
-from peers.runtimes import RUNTIMES, in_python, judged
+from peers.runtimes import RUNTIMES, as_mobile_ort, beyond_the_package, in_python, judged
 
 import onnxjvp
 from onnxjvp import Rewritten
@@ -31,11 +32,17 @@ MODEL_NAMES = ("digits_cnn", "digits_rnn", "digits_transformer")
 _HAS_NODE = bool(shutil.which("node") and node_modules(install=False))
 AVAILABLE = {
     ".ort": True,
+    ".ort, mobile": True,
     "onnx": True,
     "OpenVINO": importlib.util.find_spec("openvino") is not None,
     "web in Node": _HAS_NODE,
     "onnxruntime-node": _HAS_NODE,
     "in the browser": bool(chromium() and node_modules(install=False)),
+}
+#: what the benchmark runs in environments of their own
+IN_THIS_PYTHON: dict[str, Callable[[Path, Path, Sequence[str]], str]] = {
+    "OpenVINO": partial(in_python, "openvino", None),
+    ".ort, mobile": partial(as_mobile_ort, None),
 }
 
 
@@ -65,12 +72,11 @@ def test_the_numbers_are_those_of_float64(
         model, form = case.split(".")
         rewritten = FORMS[form](MODELS / f"{model}.onnx", target=runtime.target)
         write_case(folder, case, rewritten.proto().SerializeToString(), feeds)
-    if name == "OpenVINO":  # this environment's own
-        in_python("openvino", None, folder, out, list(expected))
-    else:
-        runtime.run(folder, out, list(expected))
+    IN_THIS_PYTHON.get(name, runtime.run)(folder, out, list(expected))
     results = {case: judged(out, case, wanted) for case, (_, wanted) in expected.items()}
     assert all(result["verdict"] == "right" for result in results.values()), results
+    if name == ".ort":  # portable: what the check of mobile files has to find
+        assert beyond_the_package(folder / "ort" / "digits_transformer.vjp.ort")
 
 
 def test_a_wrong_number_is_called_wrong(

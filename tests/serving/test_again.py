@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -63,13 +63,31 @@ def test_what_dies_is_started_again(child: str, starts: int, code: int, tmp_path
 def test_what_is_told_to_end_is_not(tmp_path: Path) -> None:
     child = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(9)); log.write_text('up')"
     process = supervised(child + "; time.sleep(60)", tmp_path / "log")
-    for _ in range(600):
-        if (tmp_path / "log").exists() and (tmp_path / "log").read_text() == "up":
-            break
-        threading.Event().wait(0.02)
+    wait_for(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text() == "up")
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=30)
     assert (process.returncode, said) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_a_server_does_not_outlive_its_supervisor(tmp_path: Path) -> None:
+    child = (
+        "from onnxjvp.serving.supervisor import end_with_parent\nend_with_parent()\n"
+        "log.write_text(str(os.getpid()) + '.')\ntime.sleep(60)"
+    )
+    process, log = supervised(child, tmp_path / "log"), tmp_path / "log"
+    wait_for(lambda: log.exists() and log.read_text().endswith("."))
+    process.kill()
+    process.communicate(timeout=30)
+    wait_for(lambda: not Path("/proc", log.read_text()[:-1]).exists())
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if done():
+            return
+        threading.Event().wait(0.02)
+    raise AssertionError("it did not happen within 30 s")
 
 
 # -- requests ----------------------------------------------------------------------------------

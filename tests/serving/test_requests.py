@@ -172,6 +172,47 @@ def test_bodies_that_are_refused() -> None:
     assert asked([b"{}"], "/v2/repository/index")[0] == 200
 
 
+def test_all_bodies_together_are_limited() -> None:
+    """Four of six are held; when these are answered others may come."""
+    answers: list[int] = []
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await asyncio.sleep(0.05)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def one(guard: Guard) -> None:
+        async def receive() -> Any:
+            return {"type": "http.request", "body": b"0123456789", "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                answers.append(message["status"])
+
+        await guard({"type": "http", "path": "/", "headers": []}, receive, send)
+
+    async def all_at_once() -> int:
+        guard = Guard(slow, gate=Gate(True), body_bytes=10)
+        await asyncio.gather(*(one(guard) for _ in range(6)))
+        await one(guard)
+        return guard.held
+
+    assert asyncio.run(all_at_once()) == 0
+    assert answers == [503, 503, 200, 200, 200, 200, 200]
+
+
+def test_a_client_that_leaves_is_not_answered() -> None:
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    async def never(*_: Any) -> None:
+        raise AssertionError
+
+    guard = Guard(never, gate=Gate(True), body_bytes=10)
+    asyncio.run(guard({"type": "http", "path": "/", "headers": []}, receive, never))
+
+
 def test_nothing_is_answered_before_the_models_are_there() -> None:
     assert asked([b"x"], opened=False)[0] == 503
     assert asked([b"x"], "/v2/health/ready", opened=False)[0] == 503

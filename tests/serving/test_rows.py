@@ -165,6 +165,7 @@ FORMS = {
     "digits_cnn jvp": lambda f: onnxjvp.jvp(f, target="cpu"),
     "digits_cnn vjp": onnxjvp.vjp,
     "digits_cnn clone": lambda f: onnxjvp.clone(f, target="cpu"),
+    "digits_cnn stacked": lambda f: onnxjvp.clone(f, layout="stacked"),
     "digits_transformer vjp": onnxjvp.vjp,
     "digits_transformer clone": lambda f: onnxjvp.clone(f, layout="stacked"),
     "digits_unet vjp": lambda f: onnxjvp.vjp(f, target="cpu"),

@@ -15,7 +15,7 @@ from op_case import OpCase, ort_of, rewritten
 
 import onnxjvp
 from onnxjvp import Rewritten
-from onnxjvp.rewrite import grad, hvp, jvp, vjp
+from onnxjvp.rewrite import clone, grad, hvp, jvp, vjp
 
 FORMS: dict[str, Callable[..., Rewritten]] = {"jvp": jvp, "vjp": vjp}
 FLOAT = np.dtype("float32")
@@ -192,6 +192,19 @@ def test_other_dtypes_are_left_alone() -> None:
     for dtype in ("float64", "float16"):
         for form in FORMS.values():
             assert _bare(form(_network(dtype), target="cpu")) == _bare(form(_network(dtype)))
+
+
+def test_a_lane_of_a_fixed_batch_is_not_spread_over_all_of_them() -> None:
+    """The mask of one sample meets the tangents of three lanes."""
+    params = {"w": weights(16, 3, 3, 3), "v": weights(16, 16, 3, 3)}
+    body = "a = Conv(x, w)\nb = Relu(a)\ny = Conv(b, v)"
+    model = build(body, {"x": (1, 3, 8, 8)}, params, dtype="float32")
+    rng = np.random.default_rng(0)
+    feeds = {n: rng.standard_normal((1, 3, 8, 8)).astype(FLOAT) for n in ("x", "x_u")}
+    both = [clone(model, layout="stacked", target=t).proto() for t in ("portable", "cpu")]
+    wanted, found = (ort(made, feeds) for made in both)
+    for name, value in wanted.items():
+        assert_close(found[name], value, TOLERANCES["float32"], name)
 
 
 def test_a_lowered_model_is_accepted_again() -> None:

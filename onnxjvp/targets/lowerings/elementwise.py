@@ -25,7 +25,7 @@ def as_number(op: Ops, condition: ir.Value, like: ir.Value) -> ir.Value:
 
 @lowering("Sign")
 def sign(low: Lowering, node: ir.Node) -> Made:
-    """x · 0 keeps what is neither: 0, and NaN."""
+    """Two Where: 1, −1, or x · 0, which keeps 0 and NaN; of integers, comparisons subtracted."""
     op, x = low.op, operand(node, 0)
     if x.dtype in _INTEGERS:
         above, below = op.Greater(x, zero(op, x)), op.Less(x, zero(op, x))
@@ -36,6 +36,7 @@ def sign(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("IsNaN")
 def is_nan(low: Lowering, node: ir.Node) -> Made:
+    """What is not equal to itself."""
     x = operand(node, 0)
     return [low.op.Not(low.op.Equal(x, x))]
 
@@ -50,6 +51,7 @@ def hyperbolic(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("Softplus")
 def softplus(low: Lowering, node: ir.Node) -> Made:
+    """max(x, 0) + log(1 + exp(−|x|)), which does not overflow."""
     op, x = low.op, operand(node, 0)
     less = op.Exp(op.Neg(op.Abs(x)))
     return [op.Add(op.Relu(x), op.Log(op.Add(less, op.const(1, like=x))))]
@@ -57,12 +59,14 @@ def softplus(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("Softsign")
 def softsign(low: Lowering, node: ir.Node) -> Made:
+    """x / (1 + |x|)."""
     op, x = low.op, operand(node, 0)
     return [op.Div(x, op.Add(op.Abs(x), op.const(1, like=x)))]
 
 
 @lowering("Swish")
 def swish(low: Lowering, node: ir.Node) -> Made:
+    """x σ(α x)."""
     op, x = low.op, operand(node, 0)
     alpha = node.attributes.get_float("alpha", 1.0)
     assert alpha is not None
@@ -71,6 +75,7 @@ def swish(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("Gelu")
 def gelu(low: Lowering, node: ir.Node) -> Made:
+    """x / 2 · (1 + erf(x / √2)), or its approximation by tanh."""
     op, x = low.op, operand(node, 0)
     if node.attributes.get_string("approximate", "none") == "tanh":
         cube = op.Mul(op.Mul(op.Mul(x, x), x), op.const(0.044715, like=x))
@@ -83,7 +88,7 @@ def gelu(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("Celu")
 def celu(low: Lowering, node: ir.Node) -> Made:
-    """Runtimes differ where alpha is negative."""
+    """An Elu of x / α, times α; runtimes differ where α is negative, and it stays."""
     op, x = low.op, operand(node, 0)
     alpha = node.attributes.get_float("alpha", 1.0)
     if alpha is None or alpha <= 0:
@@ -94,13 +99,14 @@ def celu(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("CastLike")
 def cast_like(low: Lowering, node: ir.Node) -> Made:
+    """A Cast."""
     dtype = operand(node, 1).dtype
     return None if dtype is None else [low.op.Cast(operand(node, 0), to=int(dtype))]
 
 
 @lowering("Dropout")
 def dropout(low: Lowering, node: ir.Node) -> Made:
-    """At inference, which a training mode of none is."""
+    """At inference, its operand."""
     mode = node.inputs[2] if len(node.inputs) > 2 else None
     known = constant(mode)
     trains = mode is not None and (known is None or bool(known.any()))
@@ -139,7 +145,7 @@ def extreme(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("GreaterOrEqual LessOrEqual")
 def or_equal(low: Lowering, node: ir.Node) -> Made:
-    """Of integers, which are never NaN."""
+    """Of integers, which are never NaN: not Less, not Greater."""
     op, a, b = low.op, operand(node, 0), operand(node, 1)
     if a.dtype not in _INTEGERS:
         return None
@@ -148,7 +154,7 @@ def or_equal(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("Equal Xor")
 def alike(low: Lowering, node: ir.Node) -> Made:
-    """Of conditions."""
+    """Of conditions, by And, Or and Not."""
     op, a, b = low.op, operand(node, 0), operand(node, 1)
     if a.dtype != ir.DataType.BOOL:
         return None

@@ -12,6 +12,7 @@ from onnxjvp.graph.dims import Dims, UnknownTypeError
 from onnxjvp.graph.functions import NoBodyError, has_body, record_body
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.regions import of_node
+from onnxjvp.passes.bodies import open_all
 from onnxjvp.rules.windows import Window
 from onnxjvp.targets.lint import Problem, judged
 from onnxjvp.targets.nodes import apart, change
@@ -100,6 +101,7 @@ class Lowering:
         if made is None or node.graph is None:
             return False
         self.op.nodes[:] = before
+        open_all(parts)
         node.graph.insert_before(node, parts)
         self._connect(node, made)
         return True
@@ -137,6 +139,7 @@ class Lowering:
         node.resize_inputs(0)
         for part, new in zip(apart(self.op, node), made, strict=True):
             change(part, "Identity", [new or made[0]])
+            part.domain = ""
 
 
 def _defined(low: Lowering, node: ir.Node) -> Made:

@@ -26,6 +26,7 @@ def batch_normalization(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("LayerNormalization")
 def layer_normalization(low: Lowering, node: ir.Node) -> Made:
+    """Means, a centred operand, its root mean square."""
     op, x = low.op, operand(node, 0)
     if x.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16):
         return None  # which are summed up in single precision

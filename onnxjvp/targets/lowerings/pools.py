@@ -25,7 +25,7 @@ _END = int(np.iinfo(np.int64).max)
 
 @lowering("MaxPool")
 def max_pool(low: Lowering, node: ir.Node) -> Made:
-    """The pool, and Indices without its kernel for them."""
+    """The pool alone; its Indices by a comparison for each tap of the window."""
     op, x = low.op, operand(node, 0)
     moves = _window_of(node)
     if moves is None or len(node.outputs) == 1:
@@ -92,17 +92,17 @@ def spread_back(
     op, pool = low.op, _pool_behind(low, indices)
     if pool is None:
         return None
-    lead, n = op.ints([-1]), len(pool.moves.kernel)
     # [rows, batch, channels, …], and the taps behind the channels
-    rows = op.Concat(lead, op.as_tensor(pool.shape), axis=0)
-    shared, none = op.Reshape(values, rows), op.const(0, like=values)
+    rows = op.volume(dims.of(data)[:-1])
+    apart = op.Concat(rows, op.as_tensor(pool.shape), axis=0)
+    shared, none = op.Reshape(values, apart, allowzero=1), op.const(0, like=values)
     kept = [op.Where(op.Equal(pool.chosen, tap), shared, none) for tap in pool.numbers]
-    apart = op.Concat(*(op.unsqueeze(value, 3) for value in kept), axis=3)
-    shape = op.Concat(lead, op.ints([len(kept)]), op.as_tensor(pool.shape[2:]), axis=0)
-    planes = op.Reshape(apart, shape)
+    stacked = op.Concat(*(op.unsqueeze(value, 3) for value in kept), axis=3)
+    count = op.volume((*dims.of(data)[:-1], *pool.shape[:2]))
+    shape = op.Concat(count, op.ints([len(kept)]), op.as_tensor(pool.shape[2:]), axis=0)
+    planes = op.Reshape(stacked, shape, allowzero=1)
     planes.shape = ir.Shape([dims.fresh(), len(kept), *pool.shape[2:]])
     sizes = [int(k) for k in pool.moves.kernel if isinstance(k, int)]
-    assert len(sizes) == n
     kernel = op.const(np.eye(len(kept)).reshape(len(kept), 1, *sizes), like=values)
     whole = spread(op, planes, kernel, 1, pool.moves)
     out = op.Reshape(whole, op.as_tensor(dims.of(data)), allowzero=1)

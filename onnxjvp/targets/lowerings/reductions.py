@@ -25,6 +25,7 @@ def _sum(op: Ops, node: ir.Node, x: ir.Value) -> ir.Value:
 
 @lowering("ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum ReduceLogSumExp")
 def norms(low: Lowering, node: ir.Node) -> Made:
+    """A sum of absolute values or squares, and a root or logarithm."""
     op, x = low.op, operand(node, 0)
     if node.attributes.get_int("noop_with_empty_axes", 0) and len(node.inputs) < 2:
         return [op.Identity(x)]
@@ -48,6 +49,7 @@ def norms(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("ReduceSum ReduceProd")
 def reduced(low: Lowering, node: ir.Node) -> Made:
+    """Products of a few integers one by one; sums over axes that only the run tells by Slices."""
     if node.op_type == "ReduceProd":
         return _product(low.op, node)
     return _over_unsure(low, node)

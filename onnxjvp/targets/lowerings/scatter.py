@@ -23,6 +23,9 @@ MOST = 1 << 26
 
 @lowering("ScatterElements")
 def scatter_elements(low: Lowering, node: ir.Node) -> Made:
+    """Sums at Indices by a ConvTranspose, of rows by a MatMul, others by comparisons of all places
+    with all updates; without a sum, a ScatterND.
+    """
     op, data, values = low.op, operand(node, 0), operand(node, 2)
     indices, axis = operand(node, 1), node.attributes.get_int("axis", 0) % max(rank(data), 1)
     kind = node.attributes.get_string("reduction", "none")
@@ -30,8 +33,9 @@ def scatter_elements(low: Lowering, node: ir.Node) -> Made:
         return _placed(op, data, indices, values, axis)
     if kind != "add":
         return None
+    at_end = axis == rank(data) - 1
     total = (
-        pools.spread_back(low, data, indices, values)
+        (pools.spread_back(low, data, indices, values) if at_end else None)
         or _rows(op, data, indices, values, axis)
         or _compared(op, data, indices, values, axis)
     )

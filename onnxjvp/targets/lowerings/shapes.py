@@ -30,6 +30,7 @@ def _rows_and_columns(op: Ops, value: ir.Value) -> tuple[ir.Value, ir.Value]:
 
 @lowering("EyeLike")
 def eye_like(low: Lowering, node: ir.Node) -> Made:
+    """Where numbers of rows and of columns are equal."""
     op, like = low.op, operand(node, 0)
     to = node.attributes.get_int("dtype", int(like.dtype or ir.DataType.FLOAT))
     rows, columns = _rows_and_columns(op, like)
@@ -39,6 +40,7 @@ def eye_like(low: Lowering, node: ir.Node) -> Made:
 
 @lowering("Trilu")
 def trilu(low: Lowering, node: ir.Node) -> Made:
+    """A Where over numbers of rows and of columns."""
     op, x = low.op, operand(node, 0)
     rows, columns = _rows_and_columns(op, x)
     if len(node.inputs) > 1 and node.inputs[1] is not None:
@@ -46,6 +48,19 @@ def trilu(low: Lowering, node: ir.Node) -> Made:
     upper = node.attributes.get_int("upper", 1)
     outside = op.Less(columns, rows) if upper else op.Greater(columns, rows)
     return [op.Where(outside, op.const(0, like=x), x)]
+
+
+@lowering("Split")
+def split(low: Lowering, node: ir.Node) -> Made:
+    """With the sizes of the parts as an operand, as older opsets want them."""
+    op, x = low.op, operand(node, 0)
+    axis, count = node.attributes.get_int("axis", 0) or 0, len(node.outputs)
+    size = dim(x, axis)
+    if not isinstance(size, int) or (len(node.inputs) > 1 and node.inputs[1] is not None):
+        return None
+    part = -(-size // count)
+    sizes = op.ints([part] * (count - 1) + [size - part * (count - 1)])
+    return list(op.emit("Split", [x, sizes], {"axis": axis}, outputs=count))
 
 
 @lowering("Compress")

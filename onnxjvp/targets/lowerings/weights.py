@@ -12,7 +12,9 @@ from onnxjvp.targets.lowerings.engine import Lowering, Made, lowering
 
 @lowering("MatMul Gemm Conv ConvTranspose Transpose")
 def read_apart(low: Lowering, node: ir.Node) -> Made:
-    """The same node, on copies of those weights that others read another way."""
+    """The same, on copies of weights that others read another way; a Conv by a kernel whose sizes
+    only the run tells as a product for each place.
+    """
     operands = list(node.inputs)
     turned = turned_operands(node)
     for i in turned:

@@ -1,6 +1,6 @@
 """Commands on hostile files, each in a process of its own under limits.
 
-    python tests/hostile/runner.py FOLDER [--all]
+    python tests/hostile/hostile_runner.py FOLDER [--all]
 
 The packages are imported once; every command runs in a fork of this process, which may take 2 GiB
 and 10 seconds. A line of JSON for each: what it printed, how it ended, what it took. Every file is
@@ -22,11 +22,11 @@ MEMORY, SECONDS = 2 << 30, 10
 
 
 def main(folder: Path, every: bool) -> None:
-    import graphs  # noqa: F401, PLC0415  (these fill the table)
-    import messages  # noqa: F401, PLC0415
-    import sizes  # noqa: F401, PLC0415
-    import tensors  # noqa: F401, PLC0415
-    from kinds import KINDS, write_all  # noqa: PLC0415
+    import hostile_graphs  # noqa: F401, PLC0415  (these fill the table)
+    import hostile_messages  # noqa: F401, PLC0415
+    import hostile_sizes  # noqa: F401, PLC0415
+    import hostile_tensors  # noqa: F401, PLC0415
+    from hostile_kinds import KINDS, write_all  # noqa: PLC0415
 
     write_all(folder)
     _warm(folder)
@@ -53,7 +53,7 @@ def main(folder: Path, every: bool) -> None:
 def _warm(folder: Path) -> None:
     """Import what commands import, so that no fork does."""
     import onnxruntime  # noqa: F401, PLC0415
-    from kinds import model, node  # noqa: PLC0415
+    from hostile_kinds import model, node  # noqa: PLC0415
 
     from onnxjvp.cli.main import main as command_line  # noqa: PLC0415
 
@@ -71,10 +71,11 @@ def _run(folder: Path, command: str, arguments: list[str]) -> dict[str, object]:
     if child == 0:
         _child(out, arguments)
     _, status, usage = os.wait4(child, 0)
+    printed = out.read_text(errors="replace")
     return {
         "command": command,
         "code": os.waitstatus_to_exitcode(status),
-        "printed": out.read_text(errors="replace")[-2000:],
+        "printed": printed if len(printed) < 9000 else printed[:3000] + " … " + printed[-3000:],
         "seconds": time.perf_counter() - start,
         "cpu": usage.ru_utime + usage.ru_stime,
         "bytes": usage.ru_maxrss * 1024,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import onnx
-from kinds import HUGE, floats, kind, model, node
+from hostile_kinds import HUGE, floats, kind, model, node
 from onnx import helper
 
 FLOAT = onnx.TensorProto.FLOAT

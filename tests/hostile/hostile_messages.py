@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from kinds import (
+from hostile_kinds import (
     FUNCTIONS,
     GRAPH,
     INITIALIZER,

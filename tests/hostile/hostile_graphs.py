@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
-from kinds import HUGE, floats, ints, kind, model, node, value
+from hostile_kinds import HUGE, floats, ints, kind, model, node, value
 from onnx import helper
 
 GRAPH = onnx.AttributeProto.GRAPH
