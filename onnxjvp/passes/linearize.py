@@ -150,7 +150,7 @@ def analyse_nodes(
         reason = None if bypassed else _refusal(region, inputs)
         by_body = isinstance(rule_for(region), Function)
         if reason is None and floats and (by_body or region.label in FLOWS):
-            flow = (_flow_through_body if by_body else FLOWS[region.label])(region, inputs)
+            flow = _flow(region, inputs, by_body)
             reason, floats = flow.refusal, list(flow.live)
             cuts += flow.cuts
             if not floats and reason is None:
@@ -168,6 +168,13 @@ def analyse_nodes(
             expanded.append(f"{name_of(region)} ({region.label})")
     said = tuple(cuts), tuple(expanded), tuple(refused)
     return Liveness(ordered, frozenset(live), *said, frozenset(hopeless))
+
+
+def _flow(region: Region, inputs: Set[int], by_body: bool) -> Flow:
+    try:
+        return (_flow_through_body if by_body else FLOWS[region.label])(region, inputs)
+    except MISFITS as error:
+        return Flow((), (), misfit(error))
 
 
 def _needed(every: Sequence[Region], outputs: Sequence[ir.Value]) -> tuple[Region, ...]:
