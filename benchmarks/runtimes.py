@@ -1,12 +1,13 @@
 """The same rewritten models in every runtime that can be had here, against float64.
 
-    python benchmarks/runtimes.py [RUNTIME…] [--models MODEL…]    # whose rows are made anew: all
+    python benchmarks/runtimes.py [RUNTIME…] [--models MODEL…] [--forms FORM…]
 
-Fails if a file written for a runtime's own target is not right there.
+Rows of these are made anew, of all by default; the others stay. Fails if a file written for a
+runtime's own target is not right there.
 
-It installs what it needs: OpenVINO and a newer onnxruntime into environments of their own,
-onnxruntime-web and onnxruntime-node with npm. Node 18 or newer and Chromium have to be there (its
-path in CHROMIUM); a runtime that is not is left out, and said so.
+It installs what it needs: OpenVINO, a newer onnxruntime and the one of the mobile package into
+environments of their own, onnxruntime-web and onnxruntime-node with npm. Node 18 or newer and
+Chromium have to be there (its path in CHROMIUM); a runtime that is not is left out, and said so.
 
 The reference is the portable file evaluated in float64 in NumPy (`onnxjvp.oracle`), after that
 evaluation itself agreed with differences of the original (`onnxjvp.verify`).
@@ -57,10 +58,12 @@ NOTES = (
     "The worst relative error of any output, largest |found - expected| over the largest "
     "|expected| of its tensor, against the same derivatives in float64; at most 1e-4 is right. "
     "*Portable* files are the same for all; a runtime with a target of its own gets files of that "
-    "too. *In the browser* is WASM in headless Chromium, *.ort* the format of onnxruntime for "
-    "mobile devices, *onnx* the evaluator of that package, in NumPy. OpenVINO was told to compute "
-    "in float32. The batch of the RNN is 4, of light_squeezenet 1; the others are open, 2 here, "
-    "but where ¹ says that the target asked for a fixed one (`onnxjvp fix`). Made by "
+    "too. *In the browser* is WASM in headless Chromium, *WebGPU* the same on a GPU that Chromium "
+    "computes (SwiftShader), *.ort* the format of onnxruntime for mobile devices; *mobile* files "
+    "are converted and run by 1.17, and hold none but the operators of its pre-built package. "
+    "*onnx* is that package's evaluator in NumPy. OpenVINO was told to compute in float32. The "
+    "batch of the RNN is 4, of light_squeezenet 1; the others are open, 2 here, but where ¹ says "
+    "that the target asked for a fixed one (`onnxjvp fix`). Made by "
     "`python benchmarks/runtimes.py`."
 )
 
@@ -216,8 +219,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runtimes", nargs="*", metavar="RUNTIME", default=list(RUNTIMES))
     parser.add_argument("--models", nargs="+", metavar="MODEL", default=[*SHIPPED, LIGHT])
+    parser.add_argument("--forms", nargs="+", metavar="FORM", default=list(FORMS))
     given = parser.parse_args()
-    known = {(model, form): reference(model, form) for model in given.models for form in FORMS}
+    keys = [(model, form) for model in given.models for form in given.forms]
+    known = {key: reference(*key) for key in keys}
     for key, (_, _, sure) in known.items():
         print(
             *key, "reference", "confirmed by differences" if sure else "NOT CONFIRMED", flush=True
@@ -239,11 +244,15 @@ def main() -> int:
             except MissingError as missing:
                 print(name, "left out:", missing)
                 continue
-            replaced = {(name, model) for model in given.models}
-            rows = [row for row in rows if (row["runtime"], row["model"]) not in replaced] + fresh
+            rows = [row for row in rows if row["runtime"] != name or key_of(row) not in keys]
+            rows += fresh
             record(rows)  # an interruption loses one runtime only
     judged_by = [row for row in rows if row["target"] == RUNTIMES[row["runtime"]].target]
     return int(any(row["verdict"] != "right" or not row["confirmed"] for row in judged_by))
+
+
+def key_of(row: Mapping[str, Any]) -> Key:
+    return row["model"], row["form"]
 
 
 def record(rows: list[dict[str, Any]]) -> None:

@@ -59,7 +59,7 @@ FROBENIUS = "Frobenius norm, 100 draws"
 #: what a method may use before it gives up
 PRODUCTS = 6_000
 #: seconds after which no further round of a kind of work begins
-PATIENCE = 75
+PATIENCE = 50
 #: what --only takes: the work in that order, and the other tables
 ONLY = ("alg-2", "alg-4", "krylov", "frobenius", "methods", "parts")
 TITLE = "Spectra and norms of a UNet's Jacobian: the work of the paper's Fig. 4"

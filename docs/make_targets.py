@@ -35,6 +35,10 @@ their runtime can run, as the table below has it:
 |---|---|---|---|---|
 {runtimes}
 
+Rows of the op tables, as they are and with J u and Jᵀ v, were written for `openvino`, `web` and
+`mobile` and run there: [results](../benchmarks/results/target_tables.md). What a runtime gets wrong
+is a limit in its table, so that a wrong number becomes a refusal. TensorRT was not at hand.
+
 A file is written at the newest opset that the target has, if that is older than the model's.
 
 **mobile** is the pre-built package of ONNX Runtime Mobile with its reduced set of operators and
@@ -51,7 +55,7 @@ derivatives need, Where, GatherElements and ScatterElements among them, and runs
 since the CPU plugin mixes up what it packs of them. It computes in bfloat16 on processors that have
 it unless `INFERENCE_PRECISION_HINT` is `f32`, and float64 in float32, which is refused here.
 
-**tensorrt** is judged by its maker's list alone; no TensorRT was at hand to run files in.
+**tensorrt** is judged by its maker's list alone.
 
 **cuda**: what onnxruntime has no CUDA kernel for runs on the CPU beside it. Dtypes are not judged.
 
@@ -60,7 +64,9 @@ it unless `INFERENCE_PRECISION_HINT` is `f32`, and float64 in float32, which is 
 What is written in place of an operator that a target lacks. Sums at Indices and at rows want finite
 cotangents: an infinite one makes those around it NaN. Operators that ONNX or onnxruntime defines by
 others (Mish, GroupNormalization, com.microsoft's) are written out as defined. Comparisons of places
-with updates take as much memory as the product of both, and are refused beyond 2²⁶ elements.
+with updates take as much memory as the product of both, and are refused beyond 2²⁶ elements, as far
+as sizes are known. Steps of a Scan are taken apart too; bodies of If and Loop are looked into by the
+lint alone.
 
 | operators | written as |
 |---|---|

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from onnxjvp.analysis.found import GUARD
-from onnxjvp.analysis.products import Products, cholesky, extension, filled
+from onnxjvp.analysis.products import Products, cholesky, filled
 from onnxjvp.runtime import Array
 
 #: what a block may lose in projections and factors before all of it is orthogonalised anew
@@ -140,7 +140,10 @@ def directions(
         if factor is not None and np.diag(factor).min(initial=1) > _WELL:
             return _orthonormal(_orthonormal(found, factor))
     known = sizes > 0
-    found = extension(basis.all, left[:, known] / sizes[known])
+    found = np.linalg.svd(left[:, known] / sizes[known], full_matrices=False)[0]
+    for _ in range(2):  # small parts of a block may lie in the basis, as far as rounding tells
+        found -= basis.all @ (basis.all.T @ found)
+    found = found[:, lengths(found) > _MUCH]
     return filled(basis.all, found[:, :count], count, rng)
 
 

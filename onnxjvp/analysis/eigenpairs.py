@@ -34,7 +34,7 @@ def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
     """
     width, most = narrow(A, k, _SHARE), min(A.shape[0], k + GUARD)
     found = expanded(A, k, width, judge, rng)
-    if width < most and found.converged and _crowded(found, width):
+    if width < most and found.settled and _crowded(found, width):
         found = expanded(A, k, most, judge, rng)
     return found
 

@@ -56,6 +56,11 @@ class Found:
     def converged(self) -> bool:
         return not self.reason
 
+    @property
+    def settled(self) -> bool:
+        """Whether residuals are as small as was asked for, or as rounding leaves them."""
+        return bool(self.residuals.max(initial=0.0) <= max(self.tolerance, self.rounding))
+
 
 class Judge:
     """Decides when the wanted values are good enough, and keeps the history.

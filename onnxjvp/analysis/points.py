@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -66,8 +67,7 @@ def at_each(
                 if i is not None:
                     operator.at(points[i])
         except BaseException:
-            for _ in left:  # nobody begins another one
-                pass
+            collections.deque(left, maxlen=0)  # nobody begins another one
             raise
 
     started = [(first, 0)]
@@ -78,8 +78,11 @@ def at_each(
         go_on(*started[0])
     else:
         with ThreadPoolExecutor(len(started)) as pool:
-            for each in [pool.submit(go_on, *task) for task in started]:
-                each.result()
+            try:
+                for each in [pool.submit(go_on, *task) for task in started]:
+                    each.result()
+            finally:  # where it was interrupted
+                collections.deque(left, maxlen=0)
     return [found[i] for i in range(len(points))]
 
 

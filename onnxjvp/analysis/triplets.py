@@ -32,7 +32,7 @@ def krylov(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found
         return exchanged(krylov(A.transposed(), k, judge, rng))
     width, most = narrow(A, k, _SHARE + _SHARE_EACH * k), min(A.shape[1], k + GUARD)
     found = bidiagonalised(A, k, width, judge, rng)
-    if width < most and found.converged and _crowded(found, width):
+    if width < most and found.settled and _crowded(found, width):
         found = bidiagonalised(A, k, most, judge, rng)
     return found
 

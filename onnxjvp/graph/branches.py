@@ -37,17 +37,18 @@ def check_bodies(model: ir.Model) -> None:
     """Both branches of an If give what it gives: onnx's checker counts none of it.
 
     Raises:
-      InvalidModelError: an If whose branches are missing, or have another number of outputs.
+      InvalidModelError: branches are missing, have inputs, or another number of outputs.
     """
     for node in model.graph.all_nodes():
         if not is_if(node):
             continue
         found = [node.attributes.get(name) for name in BRANCHES]
         graphs = [a.as_graph() for a in found if a and a.type == ir.AttributeType.GRAPH]
-        if len(graphs) != 2 or any(len(g.outputs) != len(node.outputs) for g in graphs):
+        count = len(node.outputs)
+        if len(graphs) != 2 or any(len(g.outputs) != count or g.inputs for g in graphs):
             raise InvalidModelError(
-                f"node {node.name!r} (If) has {len(node.outputs)} outputs, which are not those of "
-                f"two branches ({', '.join(str(len(g.outputs)) for g in graphs) or 'none'}). "
+                f"node {node.name!r} (If) has {count} outputs, which are not those of two branches "
+                f"without inputs ({', '.join(str(len(g.outputs)) for g in graphs) or 'none'}). "
                 "Export the model again, or repair it"
             )
 
@@ -110,12 +111,12 @@ class _Normal:
 
     def _inline(self, graph: ir.Graph, node: ir.Node, body: ir.Graph) -> None:
         prefix = f"{_label(node)}/{BRANCHES[bodies(node).index(body)]}"
+        ends = list(body.outputs)
+        body.outputs.clear()  # an initialiser that is an output as well could not be moved
         for value in list(body.initializers.values()):
             self._move(value, body, graph, prefix)
         for value in _defined(body):
             self._name_apart(value, prefix)
-        ends = list(body.outputs)
-        body.outputs.clear()
         nodes = list(body)
         body.remove(nodes)
         for output, end in zip(node.outputs, ends, strict=True):

@@ -50,6 +50,11 @@ def check_nodes(nodes: Iterable[ir.Node]) -> None:
         limits.check_constant(
             math.prod(_ints(node, "kernel_shape")), f"the kernel of node {node.name!r}"
         )
+        if node.op_type == "Constant" and not node.domain and len(node.attributes) != 1:
+            raise _wrong(node, f"it has {len(node.attributes)} attributes, not one")
+        scanned = _ints(node, "num_scan_inputs")
+        if node.op_type == "Scan" and not all(0 < k <= len(node.inputs) for k in scanned):
+            raise _wrong(node, f"it scans {scanned[0]} of {len(node.inputs)} operands")
         count = node.attributes.get("num_outputs")
         if node.op_type == "Split" and count and _ints(node, "num_outputs") != [len(node.outputs)]:
             raise _wrong(node, f"it has {len(node.outputs)} outputs, not num_outputs of them")
@@ -79,7 +84,7 @@ def hide(model: onnx.ModelProto) -> dict[str, str]:
     opset = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     hidden: dict[str, str] = {}
     graph = model.graph
-    safe = {value.name for value in (*graph.input, *graph.initializer)}
+    safe = {v.name for v in graph.input} | {v.name for v in graph.initializer}
     for node in _nodes(graph):
         standard = node.domain in ("", "ai.onnx")
         expanded = node.op_type == "Expand" and opset < _EXPAND_FROM

@@ -100,8 +100,6 @@ def _in_normal_form(model: AnyModel, opset: int | None, links: Path | None) -> t
     working = _read(model)
     _check_tensors(working, links)
     _check_order(working, shown(model))
-    check_bodies(working)
-    guards.check_nodes(working.graph.all_nodes())
     guards.forget_nonsense(working)
     runtime_nodes.set_apart(working)
     deprecated.define(working)
@@ -113,6 +111,8 @@ def _in_normal_form(model: AnyModel, opset: int | None, links: Path | None) -> t
             "model again, or repair it"
         ) from error
     _inline(working)
+    check_bodies(working)
+    guards.check_nodes(working.graph.all_nodes())
     declare_standard(working)
     _drop_default_inputs(working)
     normalise(working)

@@ -98,13 +98,12 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
         return model
     try:
         bare = raise_scans(skeleton(model)) if current == 8 else skeleton(model)
-        proto = _converted(bare, current, target)
+        raised = ir.from_proto(_converted(bare, current, target))
     except (*_CONVERTER, ValueError, TypeError, IndexError) as error:
         raise InvalidModelError(
             f"the model's opset {current} could not be raised to {target} by onnx's version "
             f"converter: {str(error).strip()}. Export it again with opset {FLOOR} or newer"
         ) from error
-    raised = ir.from_proto(proto)
     _show_gemms(raised)
     if current < 11:
         _repair(raised, model)

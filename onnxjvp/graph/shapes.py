@@ -119,6 +119,8 @@ class Shapes:
         content: Dims | None = None,
     ) -> None:
         if dtype is not None:
+            if dtype == ir.DataType.UNDEFINED:
+                raise ValueError("a tensor of no dtype")
             value.dtype = dtype
         if shape is not None:
             if len(shape) > limits.current().rank:

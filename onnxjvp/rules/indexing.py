@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
-from onnxjvp.graph.ops import INT64, Ops
+from onnxjvp.graph.ops import INT64, Ops, rank
 from onnxjvp.graph.regions import Region
 from onnxjvp.rules.kinds import Linear, Tangents
 from onnxjvp.rules.registry import holds, linear, linear_push, pushed, register, selection
@@ -23,17 +23,32 @@ def top_k_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value
 
 @selection("Unique", source="ONNX Unique-11; of equal elements the first")
 def unique_push(op: Ops, region: Region, tangents: Tangents) -> Sequence[ir.Value | None]:
-    t, y = tangents[0], region.outputs[0]
+    t, y, flat = tangents[0], region.outputs[0], "axis" not in region.attributes
     assert t is not None
+    if flat:
+        t = op.Reshape(t, op.volume(dims.of(region.operand(0))))
     if len(region.outputs) > 1 and region.outputs[1].name:
         first = region.outputs[1]
     else:
-        first = op.emit("Unique", region.inputs, dict(region.attributes), outputs=2)[1]
-    if "axis" not in region.attributes:
-        t = op.Reshape(t, op.volume(dims.of(region.operand(0))))
+        first = _first_places(op, region)
     taken = op.Gather(t, first, axis=region.attr_int("axis", 0))
     taken.shape = y.shape
     return [taken]
+
+
+def _first_places(op: Ops, region: Region) -> ir.Value:
+    """Where each element comes first, by a Unique that no runtime takes for the model's own.
+
+    onnxruntime merges nodes that are equal but for which outputs they have, and mixes these up.
+    """
+    x, attributes = region.operand(0), dict(region.attributes)
+    if "axis" in attributes:
+        axis = region.attr_int("axis", 0) % rank(x)
+        x, attributes["axis"] = op.unsqueeze(x, 0), ir.AttrInt64("axis", axis + 1)
+    else:
+        x = op.Reshape(x, op.volume(dims.of(x)))
+        attributes["axis"] = ir.AttrInt64("axis", 0)
+    return op.emit("Unique", [x], attributes, outputs=2)[1]
 
 
 @linear_push("OneHot", terms=((2,),), source="ONNX OneHot-11; linear in its two values")

@@ -29,6 +29,8 @@ def reshaped(context: Context, node: ir.Node) -> list[State]:
     if len(growing) != 1:
         raise Dependent("it puts the samples on no axis of their own")
     (axis,) = growing
+    if sympy.expand(sympy.Mul(*sizes) - sympy.Mul(*made)) != 0:
+        raise Dependent("how many elements it has is not known")
     if rows.outer is None:
         slices = (sizes[: rows.axis], made[:axis]), (sizes[rows.axis + 1 :], made[axis + 1 :])
         if len(sizes) > 1 and any(sympy.Mul(*old) != sympy.Mul(*new) for old, new in slices):
@@ -38,8 +40,6 @@ def reshaped(context: Context, node: ir.Node) -> list[State]:
     after = sympy.Mul(rows.inner, *sizes[rows.axis + 1 :])
     outer = _exactly(before, sympy.Mul(*made[:axis]))
     inner = _exactly(after, sympy.Mul(*made[axis + 1 :]))
-    if sympy.expand(outer * context.batch * inner - made[axis]) != 0:
-        raise Dependent("it splits or joins the samples in a way that is not followed")
     return [replace(rows, axis=axis, outer=outer, inner=inner)]
 
 
@@ -62,12 +62,13 @@ def joined(context: Context, node: ir.Node) -> list[State]:
         raise Dependent("what it joins does not all have a row for each sample")
     if axis != live[0].axis:
         return [one_layout(live)]
-    inner = {(rows.inner, rows.refers) for rows in live if rows.outer is not None}
-    if len(inner) != 1 or live[0].refers is not None:
+    inner = {rows.inner for rows in live if rows.outer is not None}
+    if len(inner) != 1 or any(rows.refers for rows in live):
         raise Dependent("it joins samples that are in different order")
-    ((size, _),) = inner
-    total = context.dims(node.outputs[0])[axis]
-    return [Rows(axis, _exactly(total, context.batch * size), size)]
+    (size,) = inner
+    # every part has to hold whole turns of the samples: what follows it is shifted otherwise
+    outers = [_exactly(context.dims(v)[axis], context.batch * size) for v in values]
+    return [Rows(axis, sympy.Add(*outers), size)]
 
 
 @rule("Split")
@@ -77,6 +78,8 @@ def split(context: Context, node: ir.Node) -> list[State]:
         raise Dependent("its sizes depend on the samples")
     if node.attributes.get_int("axis", 0) % len(sizes) != rows.axis:
         _need_shared(context, *node.inputs[1:])
+        return _same(node, rows)
+    if rows.outer is None:
         return _same(node, rows)
     found: list[State] = []
     for value in node.outputs:

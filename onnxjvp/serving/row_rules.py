@@ -8,6 +8,7 @@ from dataclasses import replace
 import onnx_ir as ir
 import sympy
 
+from onnxjvp.graph.dims import expression
 from onnxjvp.graph.equations import read
 from onnxjvp.graph.regions import captured
 from onnxjvp.kernels.samples import draws as drawn_by
@@ -39,6 +40,16 @@ MOVING = frozenset(
         *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
     )
 )
+#: operators that give sizes out of sizes: they move, add or multiply them, or are known to be right
+SIZES = frozenset(
+    (
+        *("Add", "Cast", "Concat", "Equal", "Gather", "Identity", "Mul", "ReduceProd", "Reshape"),
+        *("Slice", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"),
+    )
+)
+KNOWN = (Plain.SHARED, Plain.SIZE)
+#: what an int32 holds
+SMALL = sympy.Interval(-(1 << 31), (1 << 31) - 1)
 
 
 def rule(names: str) -> Callable[[Rule], Rule]:
@@ -67,9 +78,11 @@ def apply(context: Context, node: ir.Node) -> list[State]:
         raise Dependent("what happens to samples inside it is not followed")
     live = [rows for _, rows in context.live(node)]
     if label in ("Shape", "Size"):
-        return [Plain.COUNT]
+        return [Plain.SIZE if live or _are_known(context, node) else Plain.COUNT]
     if not live:
         return _of_counts(context, node, label)
+    if any(context.state(value) is Plain.COUNT for value in node.inputs):
+        raise Dependent("what it does with the number of samples is not followed")
     if label not in MOVING and any(rows.refers for rows in live):
         raise Dependent("it computes with indices that count over the whole batch")
     if label not in _RULES:
@@ -77,19 +90,42 @@ def apply(context: Context, node: ir.Node) -> list[State]:
     return _RULES[label](context, node)
 
 
+def _are_known(context: Context, node: ir.Node) -> bool:
+    return all(context.state(value) in KNOWN for value in node.inputs)
+
+
 def _of_counts(context: Context, node: ir.Node, label: str) -> list[State]:
     """Of sizes alone: equal slices along the axis that grows, or another count."""
     out = node.outputs[0]
-    if label in ("ConstantOfShape", "Expand", "Tile"):
-        sizes = context.certain(out)
-        growing = [axis for axis, size in enumerate(sizes) if context.grows(size)]
+    known = _are_known(context, node)
+    if label in SIZES and known and _in_range(context, node):
+        return [Plain.SIZE] * len(node.outputs)
+    filled = label == "ConstantOfShape" or context.state(node.inputs[0]) is Plain.SHARED
+    if label in ("ConstantOfShape", "Expand", "Tile") and known and filled:
+        growing = [axis for axis, d in enumerate(context.certain(out)) if context.grows(d)]
         if not growing:
             return [Plain.SHARED]
         (axis, *others), one = growing, sympy.Integer(1)
-        shared = label == "ConstantOfShape" or context.state(node.inputs[0]) is Plain.SHARED
-        if shared and not others and (label == "ConstantOfShape" or _repeats(context, node, axis)):
+        if not others and (label == "ConstantOfShape" or _repeats(context, node, axis)):
             return [Rows(axis, None, one)]
     return [Plain.COUNT] * len(node.outputs)
+
+
+def _in_range(context: Context, node: ir.Node) -> bool:
+    """Whether an operator on sizes is right where numbers wrap around.
+
+    Sums and products in int64 are right modulo 2⁶⁴, as what becomes of them; an int32 holds the
+    size of an axis of the inputs, and what is moved of it.
+    """
+    value, made = node.inputs[0], node.outputs[0].dtype
+    if node.op_type in ("Add", "Sub", "Mul", "ReduceProd"):
+        return made == ir.DataType.INT64
+    if node.op_type == "Cast" and made != ir.DataType.INT64:
+        elements = context.source.shapes.content(value) or (None,)
+        sizes = [element if element is None else expression(element) for element in elements]
+        small = all(size is not None and (size.is_Symbol or size in SMALL) for size in sizes)
+        return made == ir.DataType.INT32 and small
+    return True
 
 
 def _repeats(context: Context, node: ir.Node, axis: int) -> bool:
@@ -109,11 +145,16 @@ def _size_at(context: Context, value: ir.Value, from_end: int) -> sympy.Expr:
 
 
 def one_layout(found: Sequence[Rows]) -> Rows:
-    """What all have in common, axes apart; Dependent if they differ."""
+    """What all have in common, axes apart; Dependent if they differ.
+
+    Equal slices fit any layout, but are no indices: an index of one sample is not that of others.
+    """
     certain = [rows for rows in found if rows.outer is not None]
+    if any(rows.refers != found[0].refers for rows in found):
+        raise Dependent("it puts indices that count over the whole batch beside others")
     if not certain:
         return found[0]
-    if len({(rows.outer, rows.inner, rows.refers) for rows in certain}) > 1:
+    if len({(rows.outer, rows.inner) for rows in certain}) > 1:
         raise Dependent("its operands have the samples in different order")
     return certain[0]
 
@@ -179,6 +220,8 @@ def per_axis(context: Context, node: ir.Node) -> list[State]:
     axis = node.attributes.get_int("axis", 1) if not node.domain else len(sizes) - 1
     if sizes and axis % len(sizes) == rows.axis:
         raise Dependent("its scales are along the axis of samples")
+    if not node.domain and any(len(context.dims(v)) > 1 for v in node.inputs[1:] if v is not None):
+        raise Dependent("its scales are in blocks")
     return _same(node, rows)
 
 
@@ -202,6 +245,9 @@ def resize(context: Context, node: ir.Node) -> list[State]:
     _, rows, sizes = _first(context, node)
     made = context.certain(node.outputs[0])
     _need_shared(context, *node.inputs[1:3])
+    cropped = node.attributes.get_string("coordinate_transformation_mode", "")
+    if cropped == "tf_crop_and_resize":
+        raise Dependent("it cuts a region out, of which the samples may be an axis")
     if rows.axis != 0 or made[0] != sizes[0] or any(map(context.grows, made[1:])):
         raise Dependent("it resizes the axis of samples")
     return [rows]

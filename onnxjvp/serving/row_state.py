@@ -24,6 +24,8 @@ class Plain(Enum):
     SHARED = auto()
     #: a function of the number of samples
     COUNT = auto()
+    #: a count, and what inference says of its elements, if it does, holds for every number
+    SIZE = auto()
 
 
 @dataclass(frozen=True)
@@ -89,13 +91,18 @@ class Context:
     def grows(self, size: sympy.Expr) -> bool:
         return bool(size.free_symbols & self.batch.free_symbols)
 
-    def simplified(self, value: ir.Value, state: State) -> State:
-        """A count whose elements are known not to be one is shared."""
-        if state is not Plain.COUNT:
-            return state
-        content = self.source.shapes.content(value)
-        if content is None:
-            return state
-        symbols = {s for size in content for s in dims.expression(size).free_symbols}
-        constant = symbols <= self.symbols - self.batch.free_symbols
-        return Plain.SHARED if constant else state
+    def settled(self, value: ir.Value, state: State) -> State:
+        """What all rules have to hold to: as many rows as the layout has; no count without B.
+
+        Raises:
+          Dependent: a rule's result has another number of rows, or one that is not known.
+        """
+        if isinstance(state, Rows) and state.outer is not None:
+            size, rows = self.dims(value)[state.axis], state.outer * self.batch * state.inner
+            if size != rows and sympy.expand(size - rows) != 0:
+                raise Dependent("how many rows it has is not known")
+        if state is Plain.SIZE and (content := self.source.shapes.content(value)) is not None:
+            symbols = {s for size in content for s in dims.expression(size).free_symbols}
+            if symbols <= self.symbols - self.batch.free_symbols:
+                return Plain.SHARED
+        return state

@@ -1,8 +1,8 @@
 """Whether the samples of a batch are independent: a proof from the graph, not from a run.
 
 Every value is followed from the inputs on. It is *shared* (the same whatever the batch holds), a
-*count* (a function of the number of samples), or has *rows*: an axis of o · B · i elements, of
-which those at (·, b, ·) depend on sample b alone. An operator keeps rows only by a rule of
+*count* (a function of the number of samples; a *size* where inference can be trusted with it), or
+has *rows*: an axis of o · B · i elements, of which those at (·, b, ·) depend on sample b alone. An operator keeps rows only by a rule of
 `row_rules`; whatever has no rule, or mixes them, leaves the value unknown, with the reason.
 """
 
@@ -119,6 +119,13 @@ def _after(context: Context, node: ir.Node) -> list[State]:
         if all(state is Plain.SHARED for state in met):
             return [Plain.SHARED] * len(node.outputs)
         found = row_rules.apply(context, node)
-        return [context.simplified(v, s) for v, s in zip(node.outputs, found, strict=True)]
     except Dependent as refusal:
         return [Unknown(f"{label}: {refusal}")] * len(node.outputs)
+    return [_settled(context, label, v, s) for v, s in zip(node.outputs, found, strict=True)]
+
+
+def _settled(context: Context, label: str, value: ir.Value, state: State) -> State:
+    try:
+        return context.settled(value, state)
+    except Dependent as refusal:
+        return Unknown(f"{label}: {refusal}")

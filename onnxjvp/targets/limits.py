@@ -90,6 +90,16 @@ def undilated(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 
 @limit
+def fewer(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """fewer(n): a TopK of fewer than n elements."""
+    (most,) = numbers
+    count = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if count is None or int(count.reshape(-1)[0]) < most:
+        return None
+    return f"more than {most - 1} elements are not there", "take fewer"
+
+
+@limit
 def sorted_only(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     """sorted_only: results in order."""
     kept = node.attributes.get_int("sorted", 1)
@@ -358,6 +368,14 @@ def positive(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     if attribute is None or attribute.as_float() >= 0:
         return None
     return "a negative lambd is refused there", "make lambd positive"
+
+
+@limit
+def real(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """real: an STFT of real numbers."""
+    shape = node.inputs[0].shape if node.inputs and node.inputs[0] is not None else None
+    is_complex = shape is not None and len(shape) == 3 and shape[2] == 2
+    return ("of complex numbers it gives wrong results there", "use a DFT") if is_complex else None
 
 
 @limit

@@ -96,6 +96,31 @@ def test_more_equal_values_than_vectors_are_all_found() -> None:
     assert max(operator.widths) > 12
 
 
+def test_equal_values_are_found_where_rounding_ends_the_search() -> None:
+    class Rounded(Costly):
+        eps = float(np.finfo(np.float32).eps)
+
+        def matmat(self, X: Array) -> Array:
+            return np.asarray(self.matrix.astype(np.float32) @ X.astype(np.float32), float)
+
+        def rmatmat(self, X: Array) -> Array:
+            return np.asarray(self.matrix.T.astype(np.float32) @ X.astype(np.float32), float)
+
+    found = solved(Rounded(MORE_SINGULAR["twelve equal"]), 18, "singular", 1e-9)
+    assert "products are exact to" in found.reason
+    np.testing.assert_allclose(found.values[3:15], 5, rtol=1e-5)
+    assert found.values[15] < 3.1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_few_distinct_values_and_many_zeros(seed: int) -> None:
+    """Products soon lie in what is there already, but for a little that must not get lost."""
+    values = np.round(4 * np.random.default_rng(seed).random(60))
+    found = solved(Costly(with_singular_values(values, 70, 60)), 20, "singular", 1e-10)
+    assert found.converged, found.reason
+    np.testing.assert_allclose(found.values, np.sort(values)[::-1][:20], atol=1e-8)
+
+
 def test_restarts_keep_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bases, "_LEAST", 60)
     values = 1 + np.arange(400) / 400

@@ -6,12 +6,13 @@ import numpy as np
 import onnx
 import pytest
 from helpers import assert_close, build, checked, double, ints, op_types
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
 from onnxjvp import InvalidModelError, UnsupportedOpError, jvp, vjp
 from onnxjvp.graph.load import load
 from onnxjvp.oracle import Evaluator, directional_derivative
+from onnxjvp.runtime import Session
 
 SQUEEZE = """
 <ir_version: 8, opset_import: ["": 18]>
@@ -180,3 +181,23 @@ def test_the_last_piece_of_a_free_size_may_be_smaller() -> None:
     pulled = double(checked(vjp(model)))({"x": x, "y_ct": ct})["x_vjp"]
     assert_close(tangent, u[[4, 3, 2, 1, 0]], 1e-12, "J u")
     assert_close(np.array((pulled * u).sum()), np.array((ct * tangent).sum()), 1e-12, "<vjp, u>")
+
+
+def test_a_branch_whose_output_is_a_constant_of_its_own():
+    """An initialiser that is an output as well is moved all the same."""
+    weight = numpy_helper.from_array(np.array([1, 2, 3], np.float32), "w")
+    end = helper.make_tensor_value_info("w", 1, [3])
+    body = helper.make_graph([], "body", [], [end], [weight])
+    nodes = [
+        helper.make_node("If", ["c"], ["a"], then_branch=body, else_branch=body),
+        helper.make_node("Add", ["x", "a"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, 1, [3]) for name in "xy"]
+    always = numpy_helper.from_array(np.array(True), "c")
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [always])
+    opsets = [helper.make_opsetid("", 18)]
+    made = jvp(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    u = np.array([4, 5, 6], np.float32)
+    found = Session(made.proto()).run({"x": np.zeros(3, np.float32), "x_u": u})
+    assert found["y"].tolist() == [1, 2, 3]
+    assert found["y_jvp"].tolist() == u.tolist()

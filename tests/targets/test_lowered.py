@@ -66,6 +66,12 @@ y = Mul(x, v)
         {"w": weights(2, 2, 3, 3)},
     ),
     OpCase(
+        "remainders of either sign",
+        "m = Mod(a, b)\nf = CastLike(m, x)\ny = Mul(x, f)",
+        {"x": (6,)},
+        {"a": np.array([5, -5, 5, -5, 6, -6]), "b": np.array([3, 3, -3, -3, 3, -3])},
+    ),
+    OpCase(
         "norms", "a = ReduceL1<keepdims=0>(x)\nb = ReduceSumSquare<keepdims=0>(x)\ny = Mul(a, b)"
     ),
 ]

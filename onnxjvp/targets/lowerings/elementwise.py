@@ -30,6 +30,8 @@ def sign(low: Lowering, node: ir.Node) -> Made:
     if x.dtype in _INTEGERS:
         above, below = op.Greater(x, zero(op, x)), op.Less(x, zero(op, x))
         return [op.Sub(as_number(op, above, x), as_number(op, below, x))]
+    if x.dtype is None or not x.dtype.is_floating_point():
+        return None
     negative = op.Where(op.Less(x, zero(op, x)), op.const(-1, like=x), op.Mul(x, zero(op, x)))
     return [op.Where(op.Greater(x, zero(op, x)), op.const(1, like=x), negative)]
 
@@ -45,7 +47,9 @@ def is_nan(low: Lowering, node: ir.Node) -> Made:
 def hyperbolic(low: Lowering, node: ir.Node) -> Made:
     """sinh = tanh · cosh, which loses nothing near 0."""
     op, x = low.op, operand(node, 0)
-    cosh = op.Mul(op.Add(op.Exp(x), op.Exp(op.Neg(x))), op.const(0.5, like=x))
+    half = op.const(0.5, like=x)
+    root = op.Exp(op.Mul(op.Abs(x), half))  # whose square may not be held where cosh is
+    cosh = op.Add(op.Mul(op.Mul(root, half), root), op.Div(op.Div(half, root), root))
     return [cosh if node.op_type == "Cosh" else op.Mul(op.Tanh(x), cosh)]
 
 
@@ -171,5 +175,6 @@ def mod(low: Lowering, node: ir.Node) -> Made:
     if a.dtype not in _INTEGERS or bool(node.attributes.get_int("fmod", 0)):
         return None
     rest = op.Sub(a, op.Mul(b, op.Div(a, b)))
-    apart = op.Less(op.Mul(rest, b), zero(op, a))
+    signs = op.Xor(op.Less(rest, zero(op, a)), op.Less(b, zero(op, a)))
+    apart = op.And(signs, op.Not(op.Equal(rest, zero(op, a))))
     return [op.Add(rest, op.Mul(as_number(op, apart, a), b))]
