@@ -38,6 +38,11 @@ def fresh() -> ir.SymbolicDim:
     return ir.SymbolicDim(sympy.Symbol(f"?{next(_counter)}", integer=True, positive=True))
 
 
+def number() -> ir.SymbolicDim:
+    """A number that is no size: nothing is known about it, not even its sign."""
+    return ir.SymbolicDim(sympy.Symbol(f"?{next(_counter)}", integer=True))
+
+
 def symbol(name: str | None) -> Dim:
     """The dimension that a model calls `name`: an expression where it reads as one."""
     return fresh() if is_placeholder(name) else _named(name or "")
@@ -95,6 +100,17 @@ def expression(dim: Dim) -> sympy.Expr:
 
 def from_expression(value: sympy.Expr) -> Dim:
     return int(value) if value.is_Integer else ir.SymbolicDim(value)
+
+
+@functools.lru_cache(maxsize=4096)
+def is_positive(dim: Dim) -> bool:
+    """Whether it is above 0 whatever the symbols are; those of sizes count from 1."""
+    return bool(expression(dim).is_positive)
+
+
+def is_count(dim: Dim) -> bool:
+    """Whether it is no less than 0 whatever the symbols are: what a size has to be."""
+    return dim == 0 or is_positive(computed(operator.add, dim, 1))
 
 
 def product(dims: Iterable[Dim]) -> Dim:

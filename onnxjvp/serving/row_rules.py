@@ -81,8 +81,9 @@ def apply(context: Context, node: ir.Node) -> list[State]:
         return [Plain.SIZE if live or _are_known(context, node) else Plain.COUNT]
     if not live:
         return _of_counts(context, node, label)
-    if any(context.state(value) is Plain.COUNT for value in node.inputs):
-        raise Dependent("what it does with the number of samples is not followed")
+    for value in node.inputs:
+        if value is not None and context.state(value) is Plain.COUNT:
+            raise Dependent(f"{value.name!r} depends on the batch")
     if label not in MOVING and any(rows.refers for rows in live):
         raise Dependent("it computes with indices that count over the whole batch")
     if label not in _RULES:

@@ -122,7 +122,9 @@ def _rounding(proto: ModelProto, feeds: Values, truth: Values) -> Values:
     """How far outputs move when inputs are rounded otherwise: large scores have few digits left."""
     signs = np.random.default_rng(0)
     near = {
-        n: v * (1 + np.finfo(v.dtype).eps * signs.choice(np.array([-1, 1], v.dtype), v.shape))
+        n: np.asarray(
+            v * (1 + np.finfo(v.dtype).eps * signs.choice(np.array([-1, 1], v.dtype), v.shape))
+        )
         if v.dtype.kind == "f"
         else v
         for n, v in feeds.items()

@@ -98,21 +98,30 @@ Arithmetic = Callable[[Dim, Dim], Dim]
 
 def _truncated(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
-        return int(a / b) if b else dims.fresh()
-    return dims.fresh() if isinstance(a, int) or b == 0 else dims.computed(operator.floordiv, a, b)
+        quotient = abs(a) // abs(b) if b else 0
+        return (quotient if (a < 0) == (b < 0) else -quotient) if b else dims.number()
+    # expressions are rounded down, runtimes round towards 0
+    exact = not isinstance(a, int) and dims.is_count(a) and dims.is_positive(b)
+    return dims.computed(operator.floordiv, a, b) if exact else dims.number()
 
 
 def _modulo(a: Dim, b: Dim) -> Dim:
-    if isinstance(a, int) and isinstance(b, int):
-        return a % b if b > 0 else dims.fresh()
-    return dims.fresh() if isinstance(a, int) or b == 0 else a % b
+    """With the sign of b; no matter, where none is negative."""
+    if isinstance(a, int):
+        return a % b if isinstance(b, int) and b > 0 else dims.number()
+    return dims.computed(operator.mod, a, b) if dims.is_positive(b) else dims.number()
+
+
+def _remainder(a: Dim, b: Dim) -> Dim:
+    """With the sign of a: Mod of fmod = 1."""
+    return _modulo(a, b) if dims.is_count(a) else dims.number()
 
 
 def _extreme(choose: Callable[..., int]) -> Arithmetic:
     def extreme(a: Dim, b: Dim) -> Dim:
         if isinstance(a, int) and isinstance(b, int):
             return choose(a, b)
-        return a if a == b else dims.fresh()
+        return a if a == b else dims.number()
 
     return extreme
 
@@ -147,6 +156,7 @@ def _arithmetic(s: Shapes, node: ir.Node) -> Dims | None:
     function = ARITHMETIC.get(node.op_type)
     if function is None or len(node.inputs) != 2:
         return None
+    function = _remainder if integer(node, "fmod", 0) else function
     first, second = (s.content(v) for v in node.inputs)
     if first is None or second is None or not first or not second:
         return None
@@ -165,8 +175,18 @@ def _select(s: Shapes, node: ir.Node) -> Dims | None:
     rows = [p * size if p is not None and len(p) == 1 else p for p in parts]
     if any(row is None or len(row) != size for row in rows):
         return None
-    # dimensions are never negative, so a symbol never equals the -1 of such a comparison
-    return tuple(t if a == b else f for a, b, t, f in zip(*(r for r in rows if r), strict=True))
+    return tuple(_chosen(*parts) for parts in zip(*(r for r in rows if r), strict=True))
+
+
+def _chosen(a: Dim, b: Dim, if_equal: Dim, otherwise: Dim) -> Dim:
+    """A size is never the -1 of such a comparison; it may be any other number."""
+    if a == b:
+        return if_equal
+    difference = dims.computed(operator.sub, a, b)
+    differs = dims.is_positive(difference) or dims.is_positive(
+        dims.computed(operator.mul, difference, -1)
+    )
+    return otherwise if differs or if_equal == otherwise else dims.number()
 
 
 # -- products ----------------------------------------------------------------------------------

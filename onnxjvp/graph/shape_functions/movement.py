@@ -294,6 +294,6 @@ def range_(s: Shapes, node: ir.Node) -> None:
         start, limit, delta = (p[0] for p in parts if p)
         if isinstance(start, int) and isinstance(limit, int) and isinstance(delta, int) and delta:
             length = max(0, -(-(limit - start) // delta))
-        elif delta == 1:
-            length = dims.simplest(limit - start)
+        elif delta == 1 and dims.is_count(steps := dims.computed(operator.sub, limit, start)):
+            length = dims.simplest(steps)
     s.put(node.outputs[0], (length,), operand(node).dtype)
