@@ -64,9 +64,9 @@ it unless `INFERENCE_PRECISION_HINT` is `f32`, and float64 in float32, which is 
 What is written in place of an operator that a target lacks. Sums at Indices and at rows want finite
 cotangents: an infinite one makes those around it NaN. Operators that ONNX or onnxruntime defines by
 others (Mish, GroupNormalization, com.microsoft's) are written out as defined. Comparisons of places
-with updates take as much memory as the product of both, and are refused beyond 2²⁶ elements, as far
-as sizes are known. Steps of a Scan are taken apart too; bodies of If and Loop are looked into by the
-lint alone.
+with updates take as much memory as the product of both, and are refused beyond 2²⁶ elements, as
+far as sizes are known. Steps of a Scan are taken apart too; bodies of If and Loop are looked into
+by the lint alone.
 
 | operators | written as |
 |---|---|

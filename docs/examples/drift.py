@@ -1,8 +1,8 @@
 """Drift of a classifier's inputs, seen without labels by the Frobenius norm of its Jacobian.
 
 On images like those of training the logits change slowly. Others often lie where the network is
-steeper, and ‖J‖_F is larger. Few images at a time are averaged and compared with a bound that images
-from the time of deployment have set.
+steeper, and ‖J‖_F is larger. Few images at a time are averaged and compared with a bound that
+images from the time of deployment have set.
 """
 
 from __future__ import annotations

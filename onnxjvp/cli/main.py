@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
@@ -105,6 +106,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _leading(list(sys.argv[1:] if arguments is None else arguments))
     as_json = "--json" in given
+    # its warnings hold names of a file as they are, and errors with the same content follow
+    logging.getLogger("onnx_ir").setLevel(logging.CRITICAL)
     try:
         result = app(given or ["--help"], prog_name="onnxjvp", standalone_mode=False)
     except OnnxJvpError as error:

@@ -30,6 +30,7 @@ _ON_SHAPES = frozenset(
     )
 )
 _AXES = ("axis", "axes", "batch_dims", "perm")
+_CHECKED = frozenset((*_AXES, *_FROM_ONE, "num_scan_inputs", "num_outputs"))
 
 
 def check_nodes(nodes: Iterable[ir.Node]) -> None:
@@ -39,25 +40,32 @@ def check_nodes(nodes: Iterable[ir.Node]) -> None:
       InvalidModelError: axes beyond those of any tensor; a Split into other than its outputs.
     """
     for node in nodes:
-        for name in _AXES:
-            for axis in _ints(node, name):
-                low = 0 if name == "batch_dims" else -limits.current().rank
-                if not low <= axis <= limits.current().rank:
-                    raise _wrong(node, f"{name} is {axis}, and no tensor has such an axis")
-        for name in _FROM_ONE:
-            if any(number < 1 for number in _ints(node, name)):
-                raise _wrong(node, f"{name} is {_ints(node, name)}")
-        limits.check_constant(
-            math.prod(_ints(node, "kernel_shape")), f"the kernel of node {node.name!r}"
-        )
+        if node.domain not in ("", "com.microsoft"):
+            continue  # what its attributes mean is not known
+        for name in node.attributes:
+            if name in _CHECKED:
+                _check_numbers(node, name, _ints(node, name))
         if node.op_type == "Constant" and not node.domain and len(node.attributes) != 1:
             raise _wrong(node, f"it has {len(node.attributes)} attributes, not one")
-        scanned = _ints(node, "num_scan_inputs")
-        if node.op_type == "Scan" and not all(0 < k <= len(node.inputs) for k in scanned):
-            raise _wrong(node, f"it scans {scanned[0]} of {len(node.inputs)} operands")
-        count = node.attributes.get("num_outputs")
-        if node.op_type == "Split" and count and _ints(node, "num_outputs") != [len(node.outputs)]:
-            raise _wrong(node, f"it has {len(node.outputs)} outputs, not num_outputs of them")
+
+
+def _check_numbers(node: ir.Node, name: str, numbers: list[int]) -> None:
+    """Refuse an attribute that points beyond what there is."""
+    most = limits.current().rank
+    if name in _AXES:
+        low = 0 if name == "batch_dims" else -most
+        if beyond := [axis for axis in numbers if not low <= axis <= most]:
+            raise _wrong(node, f"{name} is {beyond[0]}, and no tensor has such an axis")
+    elif name in _FROM_ONE:
+        if any(number < 1 for number in numbers):
+            raise _wrong(node, f"{name} is {numbers}")
+        if name == "kernel_shape":
+            limits.check_constant(math.prod(numbers), f"the kernel of node {node.name!r}")
+    elif node.op_type == "Scan" and name == "num_scan_inputs":
+        if not all(0 < number <= len(node.inputs) for number in numbers):
+            raise _wrong(node, f"it scans {numbers[0]} of {len(node.inputs)} operands")
+    elif node.op_type == "Split" and numbers != [len(node.outputs)]:
+        raise _wrong(node, f"it has {len(node.outputs)} outputs, not num_outputs of them")
 
 
 def _ints(node: ir.Node, name: str) -> list[int]:

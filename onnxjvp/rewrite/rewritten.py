@@ -53,7 +53,7 @@ class Rewritten:
         return ir.serde.serialize_model(self.model)
 
     def __bytes__(self) -> bytes:
-        """The file's content, as `onnxruntime.InferenceSession(bytes(...))` takes it; as `proto`."""
+        """The content of the file, for `onnxruntime.InferenceSession(bytes(made))`."""
         return self.proto().SerializeToString()
 
     def save(self, path: str | os.PathLike[str], *, force: bool = True) -> Path:

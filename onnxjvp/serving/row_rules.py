@@ -8,11 +8,11 @@ from dataclasses import replace
 import onnx_ir as ir
 import sympy
 
-from onnxjvp.graph.dims import expression
 from onnxjvp.graph.equations import read
 from onnxjvp.graph.regions import captured
 from onnxjvp.kernels.samples import draws as drawn_by
 from onnxjvp.kernels.samples import inside
+from onnxjvp.serving.row_sizes import are_known, of_counts
 from onnxjvp.serving.row_state import Context, Dependent, Plain, Rows, State
 
 Rule = Callable[[Context, ir.Node], list[State]]
@@ -40,16 +40,6 @@ MOVING = frozenset(
         *("Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"),
     )
 )
-#: operators that give sizes out of sizes: they move, add or multiply them, or are known to be right
-SIZES = frozenset(
-    (
-        *("Add", "Cast", "Concat", "Equal", "Gather", "Identity", "Mul", "ReduceProd", "Reshape"),
-        *("Slice", "Split", "Squeeze", "Sub", "Transpose", "Unsqueeze", "Where"),
-    )
-)
-KNOWN = (Plain.SHARED, Plain.SIZE)
-#: what an int32 holds
-SMALL = sympy.Interval(-(1 << 31), (1 << 31) - 1)
 
 
 def rule(names: str) -> Callable[[Rule], Rule]:
@@ -78,9 +68,9 @@ def apply(context: Context, node: ir.Node) -> list[State]:
         raise Dependent("what happens to samples inside it is not followed")
     live = [rows for _, rows in context.live(node)]
     if label in ("Shape", "Size"):
-        return [Plain.SIZE if live or _are_known(context, node) else Plain.COUNT]
+        return [Plain.SIZE if live or are_known(context, node) else Plain.COUNT]
     if not live:
-        return _of_counts(context, node, label)
+        return of_counts(context, node, label)
     for value in node.inputs:
         if value is not None and context.state(value) is Plain.COUNT:
             raise Dependent(f"{value.name!r} depends on the batch")
@@ -89,57 +79,6 @@ def apply(context: Context, node: ir.Node) -> list[State]:
     if label not in _RULES:
         raise Dependent("no rule says that it keeps samples apart")
     return _RULES[label](context, node)
-
-
-def _are_known(context: Context, node: ir.Node) -> bool:
-    return all(context.state(value) in KNOWN for value in node.inputs)
-
-
-def _of_counts(context: Context, node: ir.Node, label: str) -> list[State]:
-    """Of sizes alone: equal slices along the axis that grows, or another count."""
-    out = node.outputs[0]
-    known = _are_known(context, node)
-    if label in SIZES and known and _in_range(context, node):
-        return [Plain.SIZE] * len(node.outputs)
-    filled = label == "ConstantOfShape" or context.state(node.inputs[0]) is Plain.SHARED
-    if label in ("ConstantOfShape", "Expand", "Tile") and known and filled:
-        growing = [axis for axis, d in enumerate(context.certain(out)) if context.grows(d)]
-        if not growing:
-            return [Plain.SHARED]
-        (axis, *others), one = growing, sympy.Integer(1)
-        if not others and (label == "ConstantOfShape" or _repeats(context, node, axis)):
-            return [Rows(axis, None, one)]
-    return [Plain.COUNT] * len(node.outputs)
-
-
-def _in_range(context: Context, node: ir.Node) -> bool:
-    """Whether an operator on sizes is right where numbers wrap around.
-
-    Sums and products in int64 are right modulo 2⁶⁴, as what becomes of them; an int32 holds the
-    size of an axis of the inputs, and what is moved of it.
-    """
-    value, made = node.inputs[0], node.outputs[0].dtype
-    if node.op_type in ("Add", "Sub", "Mul", "ReduceProd"):
-        return made == ir.DataType.INT64
-    if node.op_type == "Cast" and made != ir.DataType.INT64:
-        elements = context.source.shapes.content(value) or (None,)
-        sizes = [element if element is None else expression(element) for element in elements]
-        small = all(size is not None and (size.is_Symbol or size in SMALL) for size in sizes)
-        return made == ir.DataType.INT32 and small
-    return True
-
-
-def _repeats(context: Context, node: ir.Node, axis: int) -> bool:
-    """Whether the operand is broadcast along an axis of the result."""
-    value = node.inputs[0]
-    assert value is not None
-    return bool(_size_at(context, value, axis - len(context.dims(node.outputs[0]))) == 1)
-
-
-def _size_at(context: Context, value: ir.Value, from_end: int) -> sympy.Expr:
-    """The size at a place that counts from the end; 1 beyond the first axis."""
-    sizes = context.dims(value)
-    return sizes[from_end] if -from_end <= len(sizes) else sympy.Integer(1)
 
 
 # -- aligned operands --------------------------------------------------------------------------
@@ -179,7 +118,7 @@ def aligned(
     for value in values:
         if context.rows(value) is None:
             _need_shared(context, value)
-            if _size_at(context, value, place) != 1:
+            if context.size_at(value, place) != 1:
                 raise Dependent(f"{value.name!r} has an element for every place in the batch")
     if -place > rank:
         raise Dependent("the axis of samples is lost")
@@ -275,7 +214,7 @@ def normalised(context: Context, node: ir.Node) -> list[State]:
     if rows.axis >= node.attributes.get_int("axis", -1) % len(sizes):
         raise Dependent("it normalises over the samples")
     for value in node.inputs[1:]:
-        if value is not None and _size_at(context, value, rows.axis - len(sizes)) != 1:
+        if value is not None and context.size_at(value, rows.axis - len(sizes)) != 1:
             raise Dependent("its scale has an element for every place in the batch")
     return _same(node, rows)
 
@@ -364,7 +303,7 @@ def gemm(context: Context, node: ir.Node) -> list[State]:
         return [rows]
     if (bias := context.rows(c)) is None:
         _need_shared(context, c)
-        if _size_at(context, c, rows.axis - 2) != 1:
+        if context.size_at(c, rows.axis - 2) != 1:
             raise Dependent("its bias has an element for every place in the batch")
         return [rows]
     if bias.axis - len(context.dims(c)) != rows.axis - 2:

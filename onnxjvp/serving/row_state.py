@@ -83,6 +83,11 @@ class Context:
             raise Dependent(f"the sizes of {value.name!r} are not known")
         return sizes
 
+    def size_at(self, value: ir.Value, from_end: int) -> sympy.Expr:
+        """The size at a place that counts from the end; 1 beyond the first axis."""
+        sizes = self.dims(value)
+        return sizes[from_end] if -from_end <= len(sizes) else sympy.Integer(1)
+
     def live(self, node: ir.Node) -> Iterator[tuple[int, Rows]]:
         for index, value in enumerate(node.inputs):
             if (rows := self.rows(value)) is not None:

@@ -2,8 +2,9 @@
 
 Every value is followed from the inputs on. It is *shared* (the same whatever the batch holds), a
 *count* (a function of the number of samples; a *size* where inference can be trusted with it), or
-has *rows*: an axis of o · B · i elements, of which those at (·, b, ·) depend on sample b alone. An operator keeps rows only by a rule of
-`row_rules`; whatever has no rule, or mixes them, leaves the value unknown, with the reason.
+has *rows*: an axis of o · B · i elements, of which those at (·, b, ·) depend on sample b alone.
+An operator keeps rows only by a rule of `row_rules`; whatever has no rule, or mixes them, leaves
+the value unknown, with the reason.
 """
 
 from __future__ import annotations

@@ -126,7 +126,12 @@ class Contract:
         return contract
 
     def _check_whole(self) -> None:
-        """Raises KeyError or ValueError where the parts do not make a whole."""
+        """Raises KeyError, TypeError or ValueError where the parts do not make a whole."""
+        made = [name for forms in self.results.values() for name in forms.values()]
+        maps = (self.seeds, self.cotangents, self.grads)
+        names = [*self.wrt, *self.outputs, *made, *(n for names in maps for n in names.values())]
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("names that are no text")
         form = FORMS[self.emit]
         if not self.results:
             raise ValueError("no results")
@@ -145,6 +150,8 @@ class Contract:
             raise KeyError("loss")
         if not isinstance(self.directions, int | str | None):
             raise TypeError(f"directions: {self.directions!r}")
+        if isinstance(self.directions, int) and self.directions < 1:
+            raise ValueError(f"directions: {self.directions!r}")
 
     @property
     def form(self) -> str:

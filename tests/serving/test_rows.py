@@ -41,7 +41,19 @@ APART = {
         s = Size(a) t = Reshape(s, flat) z = ConstantOfShape(t) j = Reshape(i, flat)
         u = Reshape(p, flat) v = ScatterElements<reduction = "add">(z, j, u)
         y = Reshape(v, back)""",
+    "a state expanded as torch writes it": """s = Shape<start = 0, end = 1>(x)
+        t = Concat<axis = 0>(s, four) k = Shape(t) o = ConstantOfShape<value = int64[1] {1}>(k)
+        n = Mul(o, last) q = Equal(t, n) u = Where(q, o, t) e = Expand(w4, u) y = Add(x, e)""",
+    "sizes in int32": """s = Shape(x) i = Cast<to = 6>(s) n = Slice(i, zero1, one)
+        f = Slice(i, one, two) t = Concat<axis = 0>(n, f) u = Cast<to = 7>(t) y = Reshape(x, u)""",
+    "sizes multiplied": """s = Shape(x) n, c = Split<num_outputs = 2>(s) t = Mul(n, c)
+        a = Reshape(x, t) b = Relu(a) u = Sub(t, t) e = Concat<axis = 0>(u, u)
+        v = Add(e, back) y = Reshape(b, v)""",
 }
+NUMBER = "s = Shape<start = 0, end = 1>(x) "
+POOL = "a = Reshape(x, image) p, i = MaxPool<kernel_shape = [2, 2]>(a) j = Flatten(i) "
+WIDE_POOL = """a = Reshape(x, image) p, i = MaxPool<kernel_shape = [2, 2], pads = [0, 0, 1, 1]>(a)
+    j = Reshape(i, flat) u = Reshape(p, flat) """
 MIXED = {
     "the mean of the batch": ("m0 = ReduceMean(x, zero1) y = Sub(x, m0)", "holds the samples"),
     "the sum of everything": ("a = ReduceSum(x) y = Div(x, a)", "adds up along axis 0"),
@@ -92,6 +104,85 @@ MIXED = {
         "{ y1 = Softmax<axis = 0>(x) }, else_branch = g2 () => (float[N, 4] y2) { y2 = Relu(x) }>",
         "",
     ),
+    "the number of samples, spread": (
+        NUMBER + "f = Cast<to = 1>(s) e = Expand(f, one_four) y = Div(x, e)",
+        "'e' depends on the batch",
+    ),
+    "the number of samples, repeated": (
+        NUMBER + "f = Cast<to = 1>(s) e = Tile(f, four) y = Div(x, e)",
+        "'e' depends on the batch",
+    ),
+    "rows shifted by equal ones": (
+        NUMBER
+        + """o = Add(s, one) l = Sub(s, one) sm = Concat<axis = 0>(o, four)
+        sl = Concat<axis = 0>(l, four) zm = ConstantOfShape(sm) zl = ConstantOfShape(sl)
+        c = Concat<axis = 0>(zm, x, zl) d, y, e = Split<axis = 0, num_outputs = 3>(c)""",
+        "Concat (node 'c')",
+    ),
+    "indices beside equal numbers": (
+        POOL
+        + NUMBER
+        + """t = Concat<axis = 0>(s, one) z = ConstantOfShape<value = int64[1] {0}>(t)
+        k = Concat<axis = 1>(j, z) f = Reshape(x, flat) g = Gather(f, k) r = ReduceSum(g, one)
+        y = Mul(x, r)""",
+        "Concat (node 'k')",
+    ),
+    "indices behind equal numbers": (
+        POOL
+        + NUMBER
+        + """t = Concat<axis = 0>(s, one) z = ConstantOfShape<value = int64[1] {0}>(t)
+        k = Concat<axis = 0>(z, j) u, v = Split<axis = 0, num_outputs = 2>(k) f = Cast<to = 1>(v)
+        y = Mul(x, f)""",
+        "Concat (node 'k')",
+    ),
+    "a pool undone into more": (
+        WIDE_POOL
+        + NUMBER
+        + """six = Add(two, four) t = Mul(s, six) z = ConstantOfShape(t)
+        v = ScatterElements<reduction = "add">(z, j, u) c = Concat<axis = 0>(v, v)
+        d, e, f = Split<axis = 0, num_outputs = 3>(c) y = Reshape(e, back)""",
+        "ScatterElements (node 'v')",
+    ),
+    "rounding of a quotient": (
+        NUMBER
+        + """o = Sub(s, four) a = Div(o, two) b = Div(s, two) c = Sub(a, b)
+        f = Cast<to = 1>(c) y = Add(x, f)""",
+        "'f' depends on the batch",
+    ),
+    "slices as many as a quotient rounds to": (
+        NUMBER
+        + """o = Sub(s, four) a = Div(o, two) b = Div(s, two) c = Sub(a, b) d = Add(c, four)
+        t = Concat<axis = 0>(d, four) e = Expand(w4, t) r = ReduceSum(e, zero1) y = Mul(x, r)""",
+        "'r' depends on the batch",
+    ),
+    "the sign of a remainder": (
+        NUMBER
+        + """o = Sub(s, four) a = Mod<fmod = 1>(o, two) b = Mod(s, two) c = Sub(a, b)
+        f = Cast<to = 1>(c) y = Add(x, f)""",
+        "'f' depends on the batch",
+    ),
+    "the length of a range": (
+        NUMBER
+        + """n = Squeeze(s, zero1) r = Range(three, n, one0) l = Shape(r) c = Sub(l, s)
+        f = Cast<to = 1>(c) y = Add(x, f)""",
+        "'f' depends on the batch",
+    ),
+    "a batch of two": (
+        NUMBER + "q = Equal(s, two) a = Where(q, zero1, one) f = Cast<to = 1>(a) y = Add(x, f)",
+        "'f' depends on the batch",
+    ),
+    "a size that wraps around": (
+        NUMBER
+        + """a = Mul(s, billion) b = Cast<to = 6>(a) c = Cast<to = 7>(b) d = Sub(c, a)
+        f = Cast<to = 1>(d) y = Add(x, f)""",
+        "'f' depends on the batch",
+    ),
+    "samples cropped": (
+        """a = Reshape(x, image) b = Resize<mode = "linear",
+        coordinate_transformation_mode = "tf_crop_and_resize">(a, turned_roi, ones4)
+        y = Reshape(b, back)""",
+        "cuts a region out",
+    ),
     "two rows in one": ("a = Concat<axis = 0>(x, x) y = Slice(a, zero1, n8, zero1)", ""),
 }
 CONSTANTS = """float[4] w = {1.0, 2.0, 3.0, 4.0}, float[1, 4] w4 = {1.0, 2.0, 3.0, 4.0},
@@ -102,7 +193,9 @@ CONSTANTS = """float[4] w = {1.0, 2.0, 3.0, 4.0}, float[1, 4] w4 = {1.0, 2.0, 3.
   int64[4] indices = {3, 3, 0, 1}, int64[4] pads = {0, 1, 0, 2}, int64[2] heads = {-1, 2},
   int64[2] back = {-1, 4}, int64[3] square = {-1, 2, 2}, int64[4] image = {-1, 1, 2, 2},
   int64[1] flat = {-1}, int64[2] turned = {4, -1}, int64[1] last = {-1}, int64[1] n8 = {8},
-  int64[1] first = {-100}, int64[1] back1 = {-1}"""
+  int64[1] first = {-100}, int64[1] back1 = {-1},
+  int64[2] one_four = {1, 4}, int64[1] billion = {1000000000}, float[4] ones4 = {1, 1, 1, 1},
+  float[8] turned_roi = {1, 0, 0, 0, 0, 1, 1, 1}"""
 
 
 def model(body: str) -> onnx.ModelProto:
