@@ -12,6 +12,7 @@ from onnxjvp.errors import (
     MissingDependencyError,
     NotConvergedError,
     OnnxJvpError,
+    TargetError,
     UnsupportedOpError,
     UsageError,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "OnnxJvpError",
     "Rewritten",
     "Spectrum",
+    "TargetError",
     "UnsupportedOpError",
     "UsageError",
     "__version__",

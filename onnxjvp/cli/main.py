@@ -116,7 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _ArgumentError as error:
         return _bad_arguments(cast(Any, error), as_json)
     except (MemoryError, RecursionError) as error:
-        output.error(_TOO_LARGE[type(error)], OnnxJvpError.exit_code, as_json=as_json)
+        kind = MemoryError if isinstance(error, MemoryError) else RecursionError
+        output.error(_TOO_LARGE[kind], OnnxJvpError.exit_code, as_json=as_json)
         return OnnxJvpError.exit_code
     except (typer.Abort, KeyboardInterrupt):  # which of the three ways depends on typer's version
         result = INTERRUPTED

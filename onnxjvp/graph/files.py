@@ -10,7 +10,7 @@ from pathlib import Path
 import google.protobuf.message
 import onnx
 
-from onnxjvp.errors import InvalidModelError, UsageError
+from onnxjvp.errors import InvalidModelError, LimitError, UsageError
 from onnxjvp.graph import limits, prescan
 
 
@@ -79,14 +79,17 @@ def _content(path: Path) -> bytes:
 
 
 def refuse_data_outside(path: str | os.PathLike[str]) -> None:
-    """Raise InvalidModelError for a file whose external data leaves its folder.
+    """Raise InvalidModelError for a file that is beyond a limit, or whose data leaves its folder.
 
     For files that go to a runtime as they are. Links are the runtime's to judge.
     """
     try:
         proto = parse(path)
+    except LimitError:
+        raise
     except InvalidModelError:
         return  # not a protobuf: another format of the runtime's, or an error that it reports
+    limits.check(proto, shown(path))
     folder = Path(path).resolve().parent
     for tensor in (*_tensors(proto.graph.node), *_held(proto.graph)):
         for entry in tensor.external_data:

@@ -18,6 +18,8 @@ from onnxjvp.graph.opset import skeleton
 from onnxjvp.graph.scans import is_scan, slices
 from onnxjvp.graph.shapes import MISFITS, Shapes, constant
 
+#: what onnx's inference raises for nodes that make no sense, its own and C++'s
+ONNX_INFERENCE = (onnx.shape_inference.InferenceError, RuntimeError, LookupError, ValueError)
 #: what a shape function meets in a node that contradicts its operands
 BAD_NODE = (*MISFITS, UnknownTypeError)
 
@@ -134,7 +136,7 @@ def _inferred(model: ir.Model) -> onnx.GraphProto:
     guards.hide(bare)
     try:
         proto = onnx.shape_inference.infer_shapes(bare, strict_mode=True)
-    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except ONNX_INFERENCE as error:
         if not _is_beyond_inference(str(error)):
             raise InvalidModelError(
                 f"the model's nodes or shapes contradict each other: {str(error).strip()}. Export "
@@ -142,7 +144,7 @@ def _inferred(model: ir.Model) -> onnx.GraphProto:
             ) from error
         try:
             proto = onnx.shape_inference.infer_shapes(bare)
-        except (onnx.shape_inference.InferenceError, RuntimeError) as worse:
+        except ONNX_INFERENCE as worse:
             raise InvalidModelError(
                 f"the model's nodes or shapes contradict each other: {str(worse).strip()}. Export "
                 "the model again, or repair it"

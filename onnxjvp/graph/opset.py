@@ -99,14 +99,14 @@ def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:
     try:
         bare = raise_scans(skeleton(model)) if current == 8 else skeleton(model)
         raised = ir.from_proto(_converted(bare, current, target))
+        _show_gemms(raised)
+        if current < 11:
+            _repair(raised, model)
     except (*_CONVERTER, ValueError, TypeError, IndexError) as error:
         raise InvalidModelError(
             f"the model's opset {current} could not be raised to {target} by onnx's version "
             f"converter: {str(error).strip()}. Export it again with opset {FLOOR} or newer"
         ) from error
-    _show_gemms(raised)
-    if current < 11:
-        _repair(raised, model)
     if current < 13:
         _coerce_hardmax(raised)
     return _with_weights(raised, model)

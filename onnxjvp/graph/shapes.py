@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx
 import onnx_ir as ir
+import sympy
 
 from onnxjvp.graph import dims, limits
 from onnxjvp.graph.dims import Dim, Dims
@@ -69,9 +70,16 @@ def misfit(error: Exception) -> str:
     )
 
 
-def _is_carried(element: Dim) -> bool:
-    """Whether it is a number that a runtime has as well, which counts modulo 2⁶⁴."""
-    return not isinstance(element, int) or abs(element) <= _LARGEST
+#: what an int32 is taken to hold times a size: the elements of a sample, not a billion of them
+_TIMES = 1 << 20
+
+
+def _is_carried(element: Dim, dtype: ir.DataType | None) -> bool:
+    """Whether it is a number that a runtime has as well, which counts modulo 2⁶⁴ or 2³²."""
+    short = dtype == ir.DataType.INT32
+    if isinstance(element, int):
+        return abs(element) <= (_LARGEST >> 32 if short else _LARGEST)
+    return not short or all(abs(n) <= _TIMES for n in dims.expression(element).atoms(sympy.Integer))
 
 
 class Shapes:
@@ -128,7 +136,9 @@ class Shapes:
             if any(isinstance(d, int) and not 0 <= d <= _LARGEST for d in shape):
                 raise ValueError(f"a tensor of sizes {[str(d) for d in shape]}")
             value.shape = ir.Shape([dims.bounded(d) for d in shape])
-        if content is not None and len(content) <= SMALL and all(map(_is_carried, content)):
+        if content is None or len(content) > SMALL:
+            return
+        if all(_is_carried(element, value.dtype) for element in content):
             self._contents[value] = content
 
     def infer(self, node: ir.Node) -> None:
@@ -172,7 +182,7 @@ class Shapes:
             )
         except (
             *(onnx.shape_inference.InferenceError, onnx.checker.ValidationError),
-            *(KeyError, RuntimeError),
+            *(LookupError, ValueError, RuntimeError),
         ):
             return  # the shape stays unknown; whoever needs it refuses the node by name
         for output in node.outputs:

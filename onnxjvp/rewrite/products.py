@@ -53,6 +53,8 @@ def jvp(
       states: also give out what the derivative holds, the code of the region of x: per node that
         compares (activations, windows, conditions, roundings) an output NODE_state with an element
         per unit, a mask, an index or a step. `names["states"]` maps nodes to them.
+      target: the runtime to write for: "portable" (any), "cpu" or "cuda" (faster there), "web",
+        "mobile", "openvino" or "tensorrt" (only what these run).
     Returns:
       A model with an input `x_u` per variable (shape and dtype of x) and an output `y_jvp` per
       output (shape and dtype of y). Units of y_jvp: output · direction / variable.
@@ -60,6 +62,7 @@ def jvp(
       UsageError: unknown or unusable names. InputError: a direction given does not fit.
       InvalidModelError: the model.
       UnsupportedOpError: operators without a rule on a live path, all listed.
+      TargetError: nodes that the target cannot run, all listed.
     Cost: about 2 forward passes at run time, less for a variable late in the model, and about 1
       more per further direction; rewriting is linear in nodes.
     Source: Balestriero & Baraniuk 2021, §2; push u alone through the linear part.
@@ -90,7 +93,7 @@ def vjp(
     """A model that computes f(x) and the vector-Jacobian product Jᵀ v, the tangent transposed.
 
     Args:
-      model, wrt, outputs, opset, links, quantized, states: as for `jvp`.
+      model, wrt, outputs, opset, links, quantized, states, target: as for `jvp`.
       cotangents: K cotangents at once, as `directions` of `jvp`.
     Returns:
       A model with an input `y_ct` per output that has a derivative and an output `x_vjp` per
@@ -129,10 +132,11 @@ def clone(
     """A model that computes f(x) and the network frozen at x, f_x, on other inputs or weights.
 
     Args:
-      model, wrt, outputs, directions, given, opset, links, quantized, states: as for `jvp`.
+      model, wrt, outputs, directions, given, opset, links, quantized, states, target: as for
+        `jvp`.
       layout: "split" (three streams of the tangent program), "stacked" (x, u and 0 in one tripled
         batch, the paper's), or "auto" (split, which came out ahead on most networks on a CPU;
-        stacked for the target "cuda").
+        stacked for the targets "cuda" and "tensorrt").
       method: "lanes" runs u and 0; "substitute" runs x − u alone, two lanes in one batch.
     Returns:
       A model with an input `x_u` per variable and, per output y, for "lanes" `y_u` = f_x(u),

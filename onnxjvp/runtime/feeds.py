@@ -113,10 +113,13 @@ def random_feeds(
 
 def _draw(spec: TensorSpec, shape: tuple[int, ...], seed: int) -> Array:
     rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
-    if spec.dtype.kind == "f":
-        return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
-    if spec.dtype.kind in "iub":
-        return np.asarray(rng.integers(0, 2, shape)).astype(spec.dtype)
+    try:
+        if spec.dtype.kind == "f":
+            return np.asarray(rng.standard_normal(shape)).astype(spec.dtype)
+        if spec.dtype.kind in "iub":
+            return np.asarray(rng.integers(0, 2, shape)).astype(spec.dtype)
+    except ValueError as error:  # more axes or elements than NumPy has
+        raise UsageError(f"Input {spec.name} cannot be drawn at random: {error}.") from error
     raise UsageError(f"Input {spec} cannot be drawn at random: give an array for it.")
 
 

@@ -370,7 +370,7 @@ def _failures(ort: types.ModuleType) -> tuple[type[Exception], ...]:
     """All exceptions of onnxruntime; they have no common base class."""
     state = vars(ort.capi.onnxruntime_pybind11_state).values()
     own = [kind for kind in state if isinstance(kind, type) and issubclass(kind, Exception)]
-    return (*own, RuntimeError)
+    return (*own, RuntimeError, ValueError)
 
 
 def _loadable(model: ModelLike, directory: Path) -> str | bytes:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
@@ -104,6 +105,41 @@ def test_shapes_of_snippets(text):
     output = load(model).graph.outputs[0]
     assert not any(str(d).startswith("?") for d in output.shape), output.shape
     assert check_against_runtime(model) > 0
+
+
+#: of s = N: numbers that runtimes round, cut off or compare otherwise than expressions are
+NUMBERS = {
+    "a quotient rounds to 0": "m = Sub(s, four) y = Div(m, two)",
+    "a quotient of a size": "m = Add(s, four) y = Div(m, two)",
+    "a remainder has the sign of the first": "m = Sub(s, four) y = Mod<fmod = 1>(m, two)",
+    "a remainder has the sign of the second": "m = Sub(s, four) y = Mod(m, two)",
+    "a range may be empty": "n = Squeeze(s) f = Squeeze(two) o = Constant<value_int = 1>() "
+    "r = Range(f, n, o) y = Shape(r)",
+    "a slice may be empty": "v = Slice(x, four, far) y = Shape(v)",
+    "an int32 wraps around": "m = Mul(s, billion) i = Cast<to = 6>(m) y = Cast<to = 7>(i)",
+    "a size may be any number": "e = Equal(s, two) y = Where(e, four, two)",
+    "a size is not negative": "m = Sub(two, four) e = Equal(s, m) y = Where(e, four, s)",
+}
+FOLLOWED = (
+    "a quotient of a size",
+    "a remainder has the sign of the second",
+    "a size is not negative",
+)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_contents_hold_for_every_size_or_are_unknown(name):
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 18]> g (float[N] x) => (int64[1] y) '
+        f"<int64[1] two = {{2}}, int64[1] four = {{4}}, int64[1] far = {{9223372036854775807}}, "
+        f"int64[1] billion = {{1000000000}}> {{ s = Shape(x) {NUMBERS[name]} }}"
+    )
+    source, session = load(model), Session(model, optimize=False)
+    (content,) = source.shapes.content(source.graph.outputs[0]) or (None,)
+    followed = content is not None and content.free_symbols() == {"N"}
+    assert followed == (name in FOLLOWED)
+    for n in range(1, 7) if followed else ():
+        assert session.run({"x": np.zeros(n, np.float32)})["y"] == content.evaluate({"N": n})
 
 
 def test_wrong_inner_shapes_in_a_file_are_not_believed():

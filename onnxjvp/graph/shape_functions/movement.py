@@ -161,7 +161,8 @@ def _sliced(size: Dim, start: int, end: int, step: int) -> Dim:
     high: Dim = size if huge else (end if end >= 0 else size + end)
     if (start < 0 and not huge) or (end >= 0 and not huge):
         return dims.fresh()  # depends on whether the symbol is that large
-    return dims.simplest(high - low)
+    length = dims.simplest(high - low)
+    return length if dims.is_count(length) else dims.fresh()  # nothing is left of a small one
 
 
 @shape_function("Slice")
