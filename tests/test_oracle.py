@@ -312,6 +312,7 @@ def test_every_kernel_is_tested() -> None:
     tested |= {"LpPool", "GlobalLpPool"}
     # tests/test_oracle_newest.py
     tested |= {"LinearAttention", "FlexAttention", "Adagrad", "Adam", "Momentum"}
+    tested |= {"CausalConvWithState"}
     assert {kernel.__name__ for kernel in kernels.KERNELS} == tested
 
 

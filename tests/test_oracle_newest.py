@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import cases_attending
+import cases_newest
 import cases_training
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from onnxjvp.oracle import Evaluator
 _AROUND = ("under a mask", "reads live values")
 CASES = [
     case
-    for case in (*cases_attending.CASES, *cases_training.CASES)
+    for case in (*cases_attending.CASES, *cases_newest.CAUSAL, *cases_training.CASES)
     if case.no_runtime and not any(words in case.name for words in _AROUND)
 ]
 

@@ -45,6 +45,8 @@ def _definition(node: ir.Node, name: str, first: int, opset: int) -> ir.Function
 
     None for a node whose attributes or operands are not those of the operator.
     """
+    if any(attribute.is_ref() for attribute in node.attributes.values()):
+        return None
     schema: Any = onnx.defs.get_schema(node.op_type, first)
     proto = onnx.NodeProto(op_type=node.op_type, input=_names(schema.inputs))
     proto.output.extend(_names(schema.outputs))

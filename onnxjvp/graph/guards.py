@@ -45,8 +45,24 @@ def check_nodes(nodes: Iterable[ir.Node]) -> None:
         for name in node.attributes:
             if name in _CHECKED:
                 _check_numbers(node, name, _ints(node, name))
+        if node.op_type == "Einsum" and not _is_equation(node):
+            raise _wrong(node, "its equation is none, or one of other operands")
         if node.op_type == "Constant" and not node.domain and len(node.attributes) != 1:
             raise _wrong(node, f"it has {len(node.attributes)} attributes, not one")
+
+
+def _is_equation(node: ir.Node) -> bool:
+    """Letters, one ellipsis a term, and a term for each operand; onnx may never end on others."""
+    found = node.attributes.get("equation")
+    if found is None or found.is_ref() or found.type != ir.AttributeType.STRING:
+        return False
+    if not isinstance(found.value, str):
+        return False  # bytes that are no UTF-8
+    left, arrow, right = found.value.replace(" ", "").partition("->")
+    terms = left.split(",")
+    bare = [term.replace("...", "", 1) for term in (*terms, *([right] if arrow else []))]
+    plain = all(not term or (term.isalpha() and term.isascii()) for term in bare)
+    return plain and len(terms) == len(node.inputs)
 
 
 def _check_numbers(node: ir.Node, name: str, numbers: list[int]) -> None:

@@ -74,7 +74,12 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
         functions=list(model.functions.values()),
         metadata_props=model.metadata_props,
     )
-    return ir.serde.serialize_model(bare)
+    try:
+        return ir.serde.serialize_model(bare)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise InvalidModelError(
+            f"the model cannot be written as ONNX: {error.__cause__ or error}. Export it again"
+        ) from error
 
 
 def at_opset(model: ir.Model, wanted: int | None) -> ir.Model:

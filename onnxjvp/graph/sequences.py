@@ -49,7 +49,7 @@ def resolve(model: ir.Model) -> bool:
     changed = resolution.settle(model.graph)
     for node in reversed(nodes):
         ends = [v for v in node.outputs if v.uses() or v.is_graph_output()]
-        known = node.outputs[0] in resolution.held
+        known = any(v in resolution.held for v in node.outputs)
         if known and not ends and node.graph is not None:
             node.graph.remove(node, safe=True)
     return changed

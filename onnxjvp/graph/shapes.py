@@ -161,7 +161,10 @@ class Shapes:
         version = self.opset_imports.get(node.domain, 1)
         if node.domain not in ("", "ai.onnx.ml") or not onnx.defs.has(node.op_type, node.domain):
             return
-        schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        try:
+            schema = onnx.defs.get_schema(node.op_type, version, node.domain)
+        except onnx.defs.SchemaError:
+            return  # the model's opset has no such operator yet
         types = {v.name: _type_proto(v) for v in _operands(node) if v.name and v.dtype is not None}
         data = {}
         for value in node.inputs:

@@ -379,6 +379,20 @@ def real(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 
 @limit
+def inactive(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """inactive: a gated norm whose activation is the first one that there was."""
+    newer = "activation" in node.attributes
+    return ("activation is newer than that runtime", "leave activation out") if newer else None
+
+
+@limit
+def heeding(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """heeding: a loss that ignores no class."""
+    heeds = "ignore_index" not in node.attributes
+    return None if heeds else ("ignore_index is not there", "leave ignore_index out")
+
+
+@limit
 def never(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     """never: listed, but gives wrong numbers."""
     return "it gives wrong numbers there", "leave it out of what that runtime runs"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases_regions import CASES, drawn, model_of, moved
 from helpers import weights
 from networks import relu_net
+from region_networks import CASES, drawn, model_of, moved
 
 import onnxjvp
 from onnxjvp.analysis import regions, walk

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from cases_regions import CASES, Case, drawn, follow, model_of, moved
 from helpers import MODELS, Array, Input, build, ints, weights
 from networks import relu_net
+from region_networks import CASES, Case, drawn, follow, model_of, moved
 
 import onnxjvp
 from onnxjvp.analysis import regions, walk

@@ -274,6 +274,12 @@ def a_band_over_a_million_channels(_: Path) -> onnx.ModelProto:
     return model([made], x=[1, 1 << 20, "H", "W"], y=[1, 1 << 20, "H", "W"])
 
 
+@kind("refused", "equation")
+def an_equation_with_a_sign_that_is_no_letter(_: Path) -> onnx.ModelProto:
+    """onnx 1.23 reads it for ever."""
+    return model([node("Einsum", ["x", "x"], ["y"], equation="...*,...i")])
+
+
 @kind("refused")
 def an_equation_of_nonsense(_: Path) -> onnx.ModelProto:
     return model([node("Einsum", ["x", "x"], ["y"], equation="i...j,...k->" + "..." * 200)])

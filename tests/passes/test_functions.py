@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cases_attending
 import cases_functions
+import cases_newest
 import cases_sampling
 import cases_training
 import numpy as np
@@ -68,7 +69,7 @@ def forms(model: onnx.ModelProto | Path, x: Values) -> dict[str, Array]:
 
 def test_every_body_has_a_case() -> None:
     reached: set[str] = set()
-    tables = (cases_functions, cases_attending, cases_sampling, cases_training)
+    tables = (cases_functions, cases_attending, cases_newest, cases_sampling, cases_training)
     for case in (case for table in tables for case in table.CASES):
         for node in case.model("float32").graph.node:
             reached.add(f"{node.domain}::{node.op_type}" if node.domain else node.op_type)

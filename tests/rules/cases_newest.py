@@ -68,7 +68,7 @@ _FIXED: dict[str, Input] = {"x": ("N", 3, "L"), "w": (3, 1, 3)}
 #: of these onnx has no definition: it needs the number of channels
 _FREE: dict[str, Input] = {"x": ("N", "C", "L"), "w": ("C", 1, "k")}
 _STATE: dict[str, tuple[int | str, ...]] = {"y": ("N", "C", "L"), "s": ("N", "C", "k1")}
-CASES += [
+CAUSAL = [
     _causal("of a number of channels", "(x, w)", _FIXED, {"y": ("N", 3, "L"), "s": ("N", 3, 2)}),
     _causal("of any number of channels", "(x, w)", _FREE, _STATE),
     _causal(
@@ -78,3 +78,4 @@ CASES += [
         _STATE,
     ),
 ]
+CASES += CAUSAL

@@ -178,13 +178,6 @@ UNCOVERED = {
 }
 
 
-def test_what_cannot_be_known_is_refused() -> None:
-    model = build("y = LRN<size=3>(x)", {"x": ("N", "C", 2)})
-    for rewrite in (jvp, lambda m: clone(m, layout="stacked")):
-        with pytest.raises(UnsupportedOpError, match="channels"):
-            rewrite(model)
-
-
 @pytest.mark.parametrize("what", UNCOVERED)
 def test_a_live_operand_that_a_rule_does_not_cover_is_refused(what: str) -> None:
     body, inputs, params, name = UNCOVERED[what]

@@ -177,6 +177,13 @@ MIXED = {
         f = Cast<to = 1>(d) y = Add(x, f)""",
         "'f' depends on the batch",
     ),
+    "a branch taken where a size wraps around": (
+        NUMBER
+        + """a = Mul(s, billion) b = Cast<to = 6>(a) c = Cast<to = 7>(b) d = Sub(c, a)
+        e = Squeeze(d) q = Equal(e, zero0) y = If(q)<then_branch = g1 () => (float[N, 4] y1)
+        { y1 = Relu(x) }, else_branch = g2 () => (float[N, 4] y2) { y2 = Neg(x) }>""",
+        "If (node 'y')",
+    ),
     "samples cropped": (
         """a = Reshape(x, image) b = Resize<mode = "linear",
         coordinate_transformation_mode = "tf_crop_and_resize">(a, turned_roi, ones4)
