@@ -12,11 +12,8 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
-from onnxjvp.graph.branches import bodies_of
 from onnxjvp.graph.shapes import constant
 
-#: of a Scan that is not written yet, how many of its last operands its steps read whole
-INVARIANTS = "invariants"
 #: what is wrong, and what would help
 Complaint = tuple[str, str]
 Limit = Callable[[ir.Node, Sequence[int]], Complaint | None]
@@ -128,15 +125,6 @@ def stretched(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 
 @limit
-def forwards(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
-    """forwards: an RNN whose layout is 0 and whose gates are not coupled."""
-    for name in ("layout", "input_forget"):
-        if node.attributes.get_int(name, 0):
-            return f"{name} {node.attributes.get_int(name, 0)} is not there", f"set {name} to 0"
-    return None
-
-
-@limit
 def one_way(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     """one_way: square weights that another node reads in another orientation.
 
@@ -184,33 +172,6 @@ def _is_square(value: ir.Value, node: ir.Node) -> bool:
         return False
     rows = shape[0] // (node.attributes.get_int("group", 1) or 1)
     return shape[-1] == shape[-2] if len(shape) < 4 else shape[1] in (shape[0], rows)
-
-
-@limit
-def closed(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
-    """closed: a body that reads nothing of the graph around it but constants."""
-    read = [v for v in _read_outside(node) if constant(v) is None]
-    held = node.attributes.get_int(INVARIANTS, 0) or 0
-    read += [v for v in node.inputs[len(node.inputs) - held :] if v is not None]
-    if not read:
-        return None
-    return f"its body reads {read[0].name!r} of the graph around it", "pass it on as a state"
-
-
-@limit
-def flat(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
-    """flat: steps without bodies of their own that read what the step computes."""
-    inner = [n for body in bodies_of(node) for n in body if bodies_of(n)]
-    nested = [n for n in inner if any(constant(v) is None for v in _read_outside(n))]
-    if not nested:
-        return None
-    return f"a {nested[0].op_type} in its body reads what the body computes", "write it without"
-
-
-def _read_outside(node: ir.Node) -> list[ir.Value]:
-    from onnxjvp.graph.regions import captured  # noqa: PLC0415  (a cycle)
-
-    return list(captured(node))
 
 
 @limit
@@ -314,24 +275,25 @@ def unwrapped(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
 
 
 @limit
-def whole(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
-    """whole(i): operand i, the lengths of the rows of an RNN, is left out."""
-    (i,) = numbers
-    if i >= len(node.inputs) or node.inputs[i] is None:
+def uncropped(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """uncropped: a Pad that crops nothing, unless its fill is a constant."""
+    pads, fill = (node.inputs[i] if i < len(node.inputs) else None for i in (1, 2))
+    known = constant(pads)
+    if fill is None or constant(fill) is not None or (known is not None and (known >= 0).all()):
         return None
-    return "rows that end early give wrong results there", "leave sequence_lens out"
+    return "with a fill that is computed, crops give wrong results there", "crop by a Slice"
 
 
 @limit
-def gates(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
-    """gates: an RNN with the plain functions, without clip or peepholes."""
-    if "clip" in node.attributes:
-        return "clip gives wrong results there", "leave clip out"
-    if node.op_type == "LSTM" and len(node.inputs) > 7 and node.inputs[7] is not None:
-        return "peepholes are not there", "leave them out"
-    used = node.attributes.get_strings("activations") or ()
-    odd = [name for name in used if name.lower() not in ("sigmoid", "tanh", "relu")]
-    return (f"the function {odd[0]} is not there", "write the steps out") if odd else None
+def fitting(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """fitting: a normalisation whose scale has the axes that it normalises, and no others."""
+    x, scale = node.inputs[0], node.inputs[1]
+    if x is None or scale is None or x.shape is None or scale.shape is None:
+        return None
+    axis = node.attributes.get_int("axis", -1) % max(len(x.shape), 1)
+    if dims.of(scale) == dims.of(x)[axis:]:
+        return None
+    return "its scale is broadcast, which is not there", "give it the axes that are normalised"
 
 
 @limit

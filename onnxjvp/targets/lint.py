@@ -10,6 +10,7 @@ from typing import Any
 import onnx.defs
 import onnx_ir as ir
 
+import onnxjvp.targets.step_limits  # noqa: F401  (fills the table of limits)
 from onnxjvp.errors import TargetError
 from onnxjvp.graph.branches import bodies_of
 from onnxjvp.targets import older
