@@ -359,6 +359,8 @@ def _expose_dropout_masks(model: ir.Model) -> None:
 def _expose_states(model: ir.Model) -> None:
     """A recurrent node must give its states after every step, off which slopes are read."""
     for node in model.graph.all_nodes():
-        if node.op_type in ("RNN", "GRU", "LSTM") and not node.domain and not node.outputs[0].name:
-            label = next(v.name for v in node.outputs if v.name)
+        if node.op_type not in ("RNN", "GRU", "LSTM") or node.domain or node.outputs[0].name:
+            continue
+        label = next((v.name for v in node.outputs if v.name), None)
+        if label is not None:  # one without any result is dead
             node.outputs[0].name = f"{label}/states"

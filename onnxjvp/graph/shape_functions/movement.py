@@ -171,6 +171,8 @@ def slice_(s: Shapes, node: ir.Node) -> None:
     starts, ends = s.ints(operand(node, 1)), s.ints(operand(node, 2))
     named, stepped = optional(node, 3), optional(node, 4)
     count = dims.of(operand(node, 1))[0]
+    if isinstance(count, int) and count > len(x):
+        raise ValueError(f"{count} positions for {len(x)} axes")
     if named is not None:
         axes = s.ints(named)
     else:
