@@ -56,5 +56,6 @@ def streamed(
             out[:, ours, :, theirs] = found
             if x2 is None:
                 out[:, theirs, :, ours] = found.transpose(0, 3, 4, 1, 2)
+        del kept  # before the next are there
     assert out is not None, "a problem has rows"
     return out
