@@ -7,7 +7,7 @@
 Balestriero & Baraniuk, Fast Jacobian-Vector Product for Deep Networks, 2021, Fig. 4: 50
 eigenvalues at 10 samples in 10 iterations of its Alg. 2, and 100 Monte-Carlo samples of the
 Frobenius norm; of a UNet and on a GPU that it does not name. Here a UNet of 1.9 million weights on
-images of 32 x 32 x 3, whose Jacobian is 3072 x 3072, on the same cores for all. It takes about six
+images of 32 x 32 x 3, whose Jacobian is 3072 x 3072, on the same cores for all. It takes about nine
 minutes.
 """
 
