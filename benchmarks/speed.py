@@ -30,7 +30,7 @@ from peers.remote import FailedCallError, Remote
 from peers.rounds import Array
 from peers.torch_peer import Torch
 from record import RESULTS, rows_of, save
-from speed_page import FRAMEWORKS, LIMIT, NOTES, TITLE, write_page
+from speed_page import FRAMEWORKS, LIMIT, NOTES, ONE_SIZE, TITLE, write_page
 
 import onnxjvp
 from onnxjvp import OnnxJvpError
@@ -38,7 +38,7 @@ from onnxjvp import OnnxJvpError
 MODELS = Path(__file__).with_name("models")
 #: pixels along a side and classes, as in export/paper_table.py
 SIZES = {"small": (100, 20), "large": (400, 1000)}
-PATCHED = {"vit_b16": (224, 1000), "mixer_b16": (224, 1000)}
+PATCHED = dict.fromkeys(ONE_SIZE, (224, 1000))
 NAMES = (
     *("rnn", "unet", "vgg16", "vgg19", "inception_v3", "resnet50", "resnet101", "resnet152"),
     *("efficientnet_b0", "efficientnet_b1", "densenet121", "densenet169", "densenet201"),

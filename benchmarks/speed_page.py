@@ -28,6 +28,8 @@ SPEEDUPS = {
 MEMORY = "memory / limit"
 #: of a J u: so many times the plain forward's activations, and the weights once
 LIMIT = 2.3
+ONE_SIZE = ("vit_b16", "mixer_b16")
+ONCE, LARGE = "100 x 100 (ViT, Mixer: 224 x 224)", "400 x 400"
 TITLE = "Speed: time over the plain forward"
 NOTES = f"""\
 Time over onnxruntime's plain forward, medians of the ratios in interleaved rounds, float32,
@@ -84,11 +86,18 @@ def sections(rows: Sequence[Row]) -> list[tuple[str, int]]:
 
 
 def summary(rows: Sequence[Row]) -> Table:
-    """Means per batch size over all networks and sizes."""
+    """Means per batch size: over every network once, and over the large images."""
     return [
-        {"batch": batch, **means([r for r in rows if r["batch"] == batch], cells)}
+        {"batch": batch, "images": images, **means(chosen, cells)}
         for batch in sorted({row["batch"] for row in rows})
+        for images, large in ((ONCE, False), (LARGE, True))
+        if (chosen := [r for r in rows if r["batch"] == batch and is_large(r) is large])
     ]
+
+
+def is_large(row: Row) -> bool:
+    """Whether the row is a network's second: ViT and Mixer have one size."""
+    return row["size"] == "large" and row["model"] not in ONE_SIZE
 
 
 def cells(row: Row) -> dict[str, Any]:
