@@ -24,8 +24,8 @@ Value = Callable[[], Array]
 Made = tuple[Timed, Value]
 
 MEMORY = Path("/proc/meminfo")
-#: of the memory that is free, what one contender may be expected to take
-SHARE = 0.9
+#: of the memory that is free, what one contender may be expected to take: buffers grow by doubling
+SHARE = 0.5
 #: an error that needs no explanation, and how much of what rounding x does is one; where signs of
 #: Relus differ from those in float64, results differ by some per cent
 ROUNDING, KINKS, FLIPPED = 1e-4, 5.0, 0.1

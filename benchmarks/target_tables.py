@@ -153,8 +153,9 @@ def main() -> None:
     for target in chosen:
         rows += held(target)
         save("target_tables", title, NOTES, rows)
+    left = [row for row in rows if "case" in row]
     totals = [row for row in rows if "case" not in row]
-    page("target_tables", title, NOTES, {"": totals, "Neither": [r for r in rows if "case" in r]})
+    page("target_tables", title, NOTES, {"": totals, **({"Neither": left} if left else {})})
 
 
 if __name__ == "__main__":

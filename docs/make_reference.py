@@ -32,7 +32,7 @@ PYTHON = {
     "What they return": "onnxjvp.rewrite: Rewritten Linearized",
     "Files for CasADi": "onnxjvp.rewrite.casadi: casadi_family save_casadi",
     "Numbers at a point": "onnxjvp: dense_jacobian affine_parameters jacobian_operator "
-    "spectrum Spectrum norm Estimate regions",
+    "spectrum Spectrum norm Estimate samples regions walk",
     "Neural tangent kernels": "onnxjvp.kernels: ntk Kernel ntk_operator",
     "Kernels of data sets": "onnxjvp.kernels.sweep: sweep Swept",
     "Looking, checking": "onnxjvp: inspect verify",

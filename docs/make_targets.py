@@ -42,7 +42,8 @@ is a limit in its table, so that a wrong number becomes a refusal. TensorRT was 
 A file is written at the newest opset that the target has, if that is older than the model's.
 
 **mobile** is the pre-built package of ONNX Runtime Mobile with its reduced set of operators and
-dtypes. Its last releases have kernels up to opset 15, so files are of opset 15 and IR version 8;
+dtypes. Its last releases have kernels up to opset 15, so files are of opset 15 and IR version 8
+(a model above opset 20 is not read at all, which `inspect` names as the file's opset);
 `python -m onnxruntime.tools.convert_onnx_models_to_ort` makes an `.ort` file of one. Today's
 packages for Android and iOS are full builds, which run portable files.
 
@@ -53,7 +54,10 @@ derivatives need, Where, GatherElements and ScatterElements among them, and runs
 
 **openvino**: weights that a file reads both as they are and transposed have copies of their own,
 since the CPU plugin mixes up what it packs of them. It computes in bfloat16 on processors that have
-it unless `INFERENCE_PRECISION_HINT` is `f32`, and float64 in float32, which is refused here.
+it unless `INFERENCE_PRECISION_HINT` is `f32`, and float64 in float32, which is refused here. What
+it fuses (a Gelu, a Swish, a norm) has the shape of its data: axes and copies that a constant adds
+are lost, so files give them to the data first. A Scan that reads no slice makes one step there:
+files have it add slices of zeros.
 
 **tensorrt** is judged by its maker's list alone.
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
         jacobian_operator,
         norm,
         regions,
+        samples,
         spectrum,
+        walk,
     )
     from onnxjvp.inspection import inspect
     from onnxjvp.kernels import ntk, ntk_operator
@@ -75,9 +77,11 @@ __all__ = [
     "ntk",
     "ntk_operator",
     "regions",
+    "samples",
     "spectrum",
     "verify",
     "vjp",
+    "walk",
 ]
 
 #: imported on first use: onnx and sympy take half a second, and `onnxjvp --help` needs neither
@@ -102,9 +106,11 @@ _LAZY = {
     "ntk_operator": "onnxjvp.kernels.operator",
     "norm": "onnxjvp.analysis",
     "regions": "onnxjvp.analysis",
+    "samples": "onnxjvp.analysis",
     "spectrum": "onnxjvp.analysis",
     "verify": "onnxjvp.verification",
     "vjp": "onnxjvp.rewrite",
+    "walk": "onnxjvp.analysis",
 }
 
 

@@ -62,6 +62,29 @@ def test_mistakes_in_a_vjp(right: str, wrong: str, found: set[str]) -> None:
     assert wronged in [row.tensor for row in rows(report, ADJOINT) if row.status == "failed"]
 
 
+def test_variables_that_move_one_output_each() -> None:
+    """No output hangs on all variables, and each is held against differences all the same."""
+    extra = ", float[N, 5] z", " z = Mul(x, c)"
+    original = model(PRIMAL + extra[1], ", float[5] c", extra[0])
+    pull = f"{SLOPE} {TRANSPOSED} q = Mul(y_ct, s) w_vjp = MatMul(xt, q)"
+    back = " t = Mul(z_ct, x) a = Constant<value = int64[1] {0}>() d = ReduceSum<keepdims=0>(t, a)"
+    named = {"w": {"vjp": "w_vjp"}, "c": {"vjp": "c_vjp"}}
+
+    def rewritten(end: str) -> Any:
+        inputs = ", float[5] c, float[N, 4] y_ct, float[N, 5] z_ct"
+        outputs = f"{extra[0]}, float[5, 4] w_vjp, float[5] c_vjp"
+        made = model(f"{PRIMAL}{extra[1]} {pull}{back} {end}", inputs, outputs)
+        cotangents = {"y": "y_ct", "z": "z_ct"}
+        return described(
+            made, "vjp", named, wrt=["w", "c"], outputs=["y", "z"], cotangents=cotangents
+        )
+
+    report = verify(original, rewritten("c_vjp = Identity(d)"))
+    all_pass(report)
+    assert [row.tensor for row in rows(report, ADJOINT)] == ["w_vjp", "c_vjp"]
+    assert failed(verify(original, rewritten("c_vjp = Add(d, d)"))) == {ADJOINT}
+
+
 def test_a_small_mistake_in_a_vjp() -> None:
     pull = "e = Constant<value = float {1.00001}>() " + PULL.replace(
         "x_vjp = MatMul(q, wt)", "a = MatMul(q, wt) x_vjp = Mul(a, e)"

@@ -22,7 +22,7 @@ from onnxjvp.analysis.comparing import (
     described,
     differences_between,
 )
-from onnxjvp.analysis.jacobians import affine_parameters
+from onnxjvp.analysis.jacobians import Frozen
 from onnxjvp.analysis.points import Point, samples
 from onnxjvp.analysis.stores import Pair
 from onnxjvp.errors import InputError, UnsupportedOpError, UsageError
@@ -71,6 +71,7 @@ class Regions:
     ) -> None:
         self._given = (model, wrt, outputs)
         self._providers, self._links = providers, links
+        self._frozen: Frozen | None = None
         self._made = boundaries(*self._given, first_order=first_order, links=links)
         self.report = self._made.report
         self.smooth: tuple[str, ...] = tuple(self.report["smooth"])
@@ -169,8 +170,9 @@ class Regions:
         return differences_between(self.at(x), self.at(z))
 
     def affine(self, x: Point, **options: Any) -> tuple[dict[Pair, Any], dict[str, Array]]:
-        """A and b of the region of x, see `affine_parameters`, which takes the same options.
+        """A and b of the region of x, see `affine_parameters`.
 
+        Args: options: mode, block, progress, out, as there.
         Raises: as `affine_parameters`; UnsupportedOpError where f is not affine in a region.
         """
         if self.smooth:
@@ -178,9 +180,11 @@ class Regions:
                 f"f is not affine in its regions: {', '.join(self.smooth[:8])} are smooth. "
                 "`affine_parameters` gives its first-order expansion"
             )
-        model, wrt, outputs = self._given
-        around: dict[str, Any] = {"providers": self._providers, "links": self._links}
-        return affine_parameters(model, x, wrt, outputs, **around, **options)
+        if self._frozen is None:
+            around: dict[str, Any] = {"providers": self._providers, "links": self._links}
+            many = options.get("block") != 1
+            self._frozen = Frozen(self._given[0], x, *self._given[1:], many=many, **around)
+        return self._frozen.parameters(x, **options)
 
     # -- evaluation ----------------------------------------------------------------------------
 

@@ -19,6 +19,12 @@ _MUCH, _LARGE = 0.5, 1e-3
 _NEXT, _LATEST = 1.08, 1.3
 #: the last look should find residuals so many times smaller than those that may be enough
 _BELOW = 3
+#: blocks of so many columns, at the most, are made orthonormal by Householder's reflections: with
+#: more of them products of matrices are faster
+_FEW = 8
+#: columns that are read once for both of their products, at least, and the bytes that a cache has
+#: for them
+_PANEL, _CACHED = 32, 1 << 20
 #: vectors of a space before it is compressed, per value and at least; and the bytes they may take
 _DEPTH, _LEAST, _BYTES = 8, 400, 1 << 29
 
@@ -65,7 +71,9 @@ class Looks:
 
 def lengths(columns: Array) -> Array:
     """Euclidean norms of columns."""
-    return np.asarray(np.linalg.norm(columns, axis=0))
+    if np.iscomplexobj(columns):
+        return np.hypot(lengths(columns.real), lengths(columns.imag))
+    return np.asarray(np.sqrt(np.einsum("ij,ij->j", columns, columns)))
 
 
 class Columns:
@@ -74,6 +82,7 @@ class Columns:
     def __init__(self, rows: int, most: int) -> None:
         self._held = np.empty((rows, most), order="F")
         self._count = 0
+        self._panel = max(_PANEL, _CACHED // (8 * max(rows, 1)))
 
     @property
     def count(self) -> int:
@@ -84,9 +93,22 @@ class Columns:
         """A view [rows, count]."""
         return self._held[:, : self._count]
 
-    def last(self, count: int) -> Array:
-        """A view of the last ones."""
-        return self._held[:, max(self._count - count, 0) : self._count]
+    def taken_out(self, rows: Array, near: int) -> Array:
+        """Make rows orthogonal to the last `near` columns, in place: modified Gram–Schmidt.
+
+        Panel by panel from the last one, so that a panel comes from memory once.
+
+        Returns: what was taken out, as combinations of all columns: [K, count].
+        """
+        coefficients = np.zeros((len(rows), self._count))
+        first = max(self._count - near, 0)
+        for stop in range(self._count, first, -self._panel):
+            start = max(stop - self._panel, first)
+            panel = self._held[:, start:stop].T
+            part = rows @ panel.T
+            rows -= part @ panel
+            coefficients[:, start:stop] = part
+        return coefficients
 
     def add(self, block: Array) -> None:
         self._held[:, self._count : self._count + block.shape[1]] = block
@@ -108,21 +130,16 @@ def rest(basis: Columns, block: Array, near: int) -> tuple[Array, Array]:
     Args: near: how many columns the block is made of, the last ones.
     Returns: C [count, K]; R [rows, K].
     """
-    coefficients = np.zeros((basis.count, block.shape[1]))
-    close = basis.last(near)
-    found = close.T @ block
-    coefficients[basis.count - close.shape[1] :] = found
-    left = block - close @ found
+    left = np.array(block.T, order="C")
+    coefficients = basis.taken_out(left, near)
     size = float(np.linalg.norm(block))
-    if near >= basis.count and np.all(lengths(left) >= _MUCH * lengths(block)):
-        return coefficients, left
-    for _ in range(2):
-        found = basis.all.T @ left
-        left -= basis.all @ found
-        coefficients += found
-        if np.linalg.norm(found) <= _LARGE * size:
-            break
-    return coefficients, left
+    if near < basis.count or np.any(lengths(left.T) < _MUCH * lengths(block)):
+        for _ in range(2):
+            found = basis.taken_out(left, basis.count)
+            coefficients += found
+            if np.linalg.norm(found) <= _LARGE * size:
+                break
+    return coefficients.T, left.T
 
 
 def directions(
@@ -135,10 +152,9 @@ def directions(
     Args: left: R of `rest`; sizes: how long the block's columns were.
     """
     if left.shape[1] == count and sizes.all():
-        found = left / sizes
-        factor = cholesky(found.T @ found)
-        if factor is not None and np.diag(factor).min(initial=1) > _WELL:
-            return _orthonormal(_orthonormal(found, factor))
+        whole = _orthonormal(left / sizes)
+        if whole is not None:
+            return whole
     known = sizes > 0
     found = np.linalg.svd(left[:, known] / sizes[known], full_matrices=False)[0]
     for _ in range(2):  # small parts of a block may lie in the basis, as far as rounding tells
@@ -147,7 +163,14 @@ def directions(
     return filled(basis.all, found[:, :count], count, rng)
 
 
-def _orthonormal(block: Array, factor: Array | None = None) -> Array:
-    """By the Cholesky factor of Bᵀ B, of a block that is far from dependent."""
-    factor = np.linalg.cholesky(block.T @ block) if factor is None else factor
-    return np.asarray(block @ np.linalg.inv(factor).T)
+def _orthonormal(block: Array) -> Array | None:
+    """Orthonormal columns that span those of a block; None where they are close to dependent."""
+    if block.shape[1] <= _FEW:
+        found, factor = np.linalg.qr(block)
+        return found if np.abs(np.diag(factor)).min(initial=1) > _WELL else None
+    for least in (_WELL, 0):
+        triangle = cholesky(block.T @ block)
+        if triangle is None or np.diag(triangle).min(initial=1) <= least:
+            return None
+        block = block @ np.linalg.inv(triangle).T
+    return block

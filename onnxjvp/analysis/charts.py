@@ -44,7 +44,8 @@ def spectrum_chart(
     first = each[0]
     rows = _image_rows(first)
     figure = new_figure((11, 4.5 + 1.4 * len(rows)))
-    panels, *strips = figure.subfigures(1 + len(rows), 1, height_ratios=[3.4, *[1.0] * len(rows)])
+    heights = [3.4, *[1.0] * len(rows)]
+    panels, *strips = figure.subfigures(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     values, history = panels.subplots(1, 2)
     _values(values, each)
     _history(history, each)

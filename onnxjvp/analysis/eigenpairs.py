@@ -81,12 +81,10 @@ def expanded(A: Products, k: int, width: int, judge: Judge, rng: np.random.Gener
         if exact:
             vectors, residuals = _pairs(V, C, values, Y)
         images = partial(_images, A, V.all, C.all, Y)
-        over = judge.over(largest, residuals, images)
-        if over or not new.shape[1]:
-            reason = "" if over else judge.stalled(largest, images)
+        if judge.over(largest, residuals, images, last=not new.shape[1]):
             if not exact:
                 vectors, residuals = _pairs(V, C, values, Y)
-            return _finished(judge, values, vectors, residuals, ritz, reason)
+            return _finished(judge, values, vectors, residuals, ritz)
         if V.count + new.shape[1] > most:
             kept = _span(ritz.leading(max(len(values) + GUARD, most // 3))[1])
             V.mix(kept)

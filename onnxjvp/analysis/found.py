@@ -107,18 +107,28 @@ class Judge:
         measured = sum(rounding(A, V, C, self._rng) for A, V, C in images)
         self._floor = max(measured, self._A.eps * largest)
 
-    def over(self, largest: float, residuals: Array, images: Callable[[], Sequence[Image]]) -> bool:
+    def over(
+        self,
+        largest: float,
+        residuals: Array,
+        images: Callable[[], Sequence[Image]],
+        *,
+        last: bool = False,
+    ) -> bool:
         """Whether to stop: converged, or not and `reason` says why.
 
         Args:
           largest: the largest value found.
           residuals: of the wanted ones, absolute.
           images: gives orthonormal vectors near those wanted, with their products.
+          last: whether the method has nowhere to go.
         """
         worst = float(residuals.max(initial=0.0))
         self.history.append(Step(self._A.used, worst))
         asked = self.asked * largest
-        if self._floor is None and (worst <= asked or len(self.history) > 1 or self._A.spent):
+        if self._floor is None and (
+            worst <= asked or len(self.history) > 1 or self._A.spent or last
+        ):
             self.measure(largest, images())
         floor = self.floor
         self.tolerance = asked
@@ -139,16 +149,12 @@ class Judge:
                 f"{self.tolerance:.1e} is asked for; allow more products"
             )
             return True
-        return False
-
-    def stalled(self, largest: float, images: Callable[[], Sequence[Image]]) -> str:
-        """Why a method ends that has nowhere to go."""
-        if self._floor is None:
-            self.measure(largest, images())
-        return (
-            f"residuals cannot be made smaller; products are exact to {self.floor:.1e}, and "
-            f"{self.tolerance:.1e} is asked for"
-        )
+        if last:
+            self.reason = (
+                f"residuals cannot be made smaller; products are exact to {self.floor:.1e}, and "
+                f"{self.tolerance:.1e} is asked for"
+            )
+        return last
 
     def missed(self, residuals: Array) -> str:
         """Why what another solver took for converged is not."""

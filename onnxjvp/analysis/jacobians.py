@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnxjvp.analysis.maps import Maps, Tensor
+from onnxjvp.analysis.maps import Maps, Tensor, maps_at
 from onnxjvp.analysis.stores import Factory, Pair, Store, boxes, opened
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.load import AnyModel
@@ -17,11 +17,14 @@ from onnxjvp.rewrite import Rewritten, clone
 from onnxjvp.rewrite.jacobians import REVERSE_COST
 from onnxjvp.runtime import Array, Session
 
+if TYPE_CHECKING:
+    from onnxjvp.analysis.linear import JacobianOperator
+
 Progress = Callable[[int, int], object]
 
 
 def dense_jacobian(
-    model: AnyModel | Rewritten,
+    model: AnyModel | Rewritten | JacobianOperator,
     x: Mapping[str, Array],
     wrt: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
@@ -37,7 +40,8 @@ def dense_jacobian(
     """The Jacobian of a model at x, block by block of directions.
 
     Args:
-      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`.
+      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`; or, alone, an operator of
+        `onnxjvp.jacobian_operator`, whose sessions are used and which stays where it is.
       x: an array per input of the model, of its dtype.
       mode: "forward" (a direction per element of a variable), "reverse" (a cotangent per element
         of an output) or "auto", whichever takes fewer, cotangents counting 1.3.
@@ -63,7 +67,7 @@ def dense_jacobian(
     """
     _check(mode, block)
     with opened(out) as store:
-        maps = Maps(
+        maps = maps_at(
             *(model, x, wrt, outputs),
             providers=providers,
             links=links,
@@ -91,7 +95,7 @@ def affine_parameters(
 
     For a smooth network it is the first-order expansion, f(x) + J (v − x).
 
-    Args: as for `dense_jacobian`.
+    Args: as for `dense_jacobian`, of a model.
     Returns:
       A, as `dense_jacobian` returns it, and b = f_x(0) = f(x) − Σ J x per output, in its shape and
       dtype.
@@ -101,16 +105,73 @@ def affine_parameters(
     """
     _check(mode, block)
     with opened(out) as store:
-        frozen = clone(model, wrt, outputs, layout="split", links=links, quantized=quantized)
-        maps = Maps(
+        frozen = Frozen(
+            *(model, x, wrt, outputs),
+            many=block != 1,
+            providers=providers,
+            links=links,
+            quantized=quantized,
+        )
+        constants = frozen.constants(x)
+        return _dense(frozen.maps, store, mode, block, progress), constants
+
+
+class Frozen:
+    """A model frozen at points, the first of them x, by models that are made and loaded once.
+
+    Args, Raises: as for `affine_parameters`; many: as for `Maps`.
+    """
+
+    def __init__(
+        self,
+        model: AnyModel | Rewritten,
+        x: Mapping[str, Array],
+        wrt: Sequence[str] | None,
+        outputs: Sequence[str] | None,
+        *,
+        many: bool,
+        providers: Sequence[str] | None,
+        links: Path | None,
+        quantized: str | None = None,
+    ) -> None:
+        made = clone(model, wrt, outputs, layout="split", links=links, quantized=quantized)
+        self.maps = Maps(
             *(model, x, wrt, outputs),
             providers=providers,
             links=links,
             quantized=quantized,
-            many=block != 1,
+            many=many,
         )
-        constants = _constants(frozen, maps, x, providers)
-        return _dense(maps, store, mode, block, progress), constants
+        self._names = made.names
+        self._session = Session(made.model, providers=providers)
+
+    def constants(self, x: Mapping[str, Array]) -> dict[str, Array]:
+        """f_x(0) per output, x being where `maps` is."""
+        seeds = {
+            self._names["seeds"][v.name]: np.zeros(v.shape, v.dtype)  # f_x(u) is not asked for
+            for v in self.maps.variables
+        }
+        names = {y.name: self._names["results"][y.name]["0"] for y in self.maps.outputs}
+        found = self._session.run({**x, **seeds}, list(names.values()))
+        return {y: found[name] for y, name in names.items()}
+
+    def parameters(
+        self,
+        x: Mapping[str, Array],
+        *,
+        mode: str = "auto",
+        block: int | None = None,
+        progress: Progress | None = None,
+        out: str | os.PathLike[str] | Factory | None = None,
+    ) -> tuple[dict[Pair, Any], dict[str, Array]]:
+        """A and b at another point, as `affine_parameters` returns them."""
+        _check(mode, block)
+        with opened(out) as store:
+            if block != 1:
+                self.maps.fold()
+            self.maps.at(x)
+            constants = self.constants(x)
+            return _dense(self.maps, store, mode, block, progress), constants
 
 
 def _check(mode: str, block: int | None) -> None:
@@ -118,19 +179,6 @@ def _check(mode: str, block: int | None) -> None:
         raise UsageError(f"unknown mode {mode!r}; choose auto, forward or reverse")
     if block is not None and block < 1:
         raise UsageError(f"a block of {block} directions holds none; give a number of 1 or more")
-
-
-def _constants(
-    frozen: Rewritten, maps: Maps, x: Mapping[str, Array], providers: Sequence[str] | None
-) -> dict[str, Array]:
-    """f_x(0) per output."""
-    seeds = {
-        frozen.names["seeds"][v.name]: np.zeros(v.shape, v.dtype)  # f_x(u) is not asked for
-        for v in maps.variables
-    }
-    names = {y.name: frozen.names["results"][y.name]["0"] for y in maps.outputs}
-    found = Session(frozen.model, providers=providers).run({**x, **seeds}, list(names.values()))
-    return {y: found[name] for y, name in names.items()}
 
 
 def _dense(

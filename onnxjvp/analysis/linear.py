@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from onnxjvp.analysis.maps import Maps, joined
+from onnxjvp.analysis.maps import Maps, OnMaps, joined
 from onnxjvp.runtime import Array
 
 #: of powers of two that are numbers themselves
 _MOST = 1010
 
 
-class JacobianOperator(LinearOperator):  # type: ignore[misc]
+class JacobianOperator(LinearOperator, OnMaps):  # type: ignore[misc]
     """The Jacobian of a model at a point; see `jacobian_operator`, which makes it.
 
     Attributes:
@@ -29,9 +29,10 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
     """
 
     def __init__(self, maps: Maps) -> None:
-        self._maps = maps
+        self.maps = maps
         self.excluded = maps.excluded
         self.used = maps.used
+        self._halted = False
         self._read()
         super().__init__(dtype=np.float64, shape=self._shape())
 
@@ -41,7 +42,7 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         Raises: InputError where arrays do not fit the inputs.
         Cost: about 1 forward pass; nothing is loaded again.
         """
-        self._maps.at(x)
+        self.maps.at(x)
         self._read()
         self.shape = self._shape()
 
@@ -50,21 +51,23 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
         On a CPU products of both run at once: one's arithmetic fills the gaps of the other's.
         """
-        return JacobianOperator(self._maps.beside(x))
+        return JacobianOperator(self.maps.beside(x))
+
+    def halt(self) -> None:
+        """Let the next product raise KeyboardInterrupt, in the thread that asks for it."""
+        self._halted = True
 
     @property
     def device(self) -> str:
         """Where products are computed, by onnxruntime's name."""
-        return self._maps.device
+        return self.maps.device
 
     def _read(self) -> None:
-        self.variables = tuple(self._maps.variables)
-        self.outputs = tuple(self._maps.outputs)
-        self.values = self._maps.values
-        kinds = {t.dtype for t in (*self.variables, *self.outputs)}
-        # an integer that is differentiated straight through has a tangent in float32
-        floats = [kind if kind.kind == "f" else np.dtype("float32") for kind in kinds]
-        self.eps = max((float(np.finfo(kind).eps) for kind in floats), default=0.0)
+        self.variables = tuple(self.maps.variables)
+        self.outputs = tuple(self.maps.outputs)
+        self.values = self.maps.values
+        kinds = {t.tangent for t in (*self.variables, *self.outputs)}
+        self.eps = max((float(np.finfo(kind).eps) for kind in kinds), default=0.0)
 
     def _shape(self) -> tuple[int, int]:
         rows, columns = (sum(t.size for t in side) for side in (self.outputs, self.variables))
@@ -72,11 +75,11 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
 
     @property
     def single(self) -> str | None:
-        return self._maps.single
+        return self.maps.single
 
     @property
     def overhead(self) -> float:
-        return self._maps.overhead()
+        return self.maps.overhead()
 
     def _matvec(self, x: Array) -> Array:
         return self._columns("jvp", x.reshape(-1, 1))[:, 0]
@@ -91,18 +94,20 @@ class JacobianOperator(LinearOperator):  # type: ignore[misc]
         return self._columns("vjp", X)
 
     def _columns(self, kind: str, columns: Any) -> Array:
+        if self._halted:
+            raise KeyboardInterrupt
         columns = np.asarray(columns)
         if np.iscomplexobj(columns):  # J is real
             real, imaginary = (self._columns(kind, part) for part in (columns.real, columns.imag))
             return np.asarray(real + 1j * imaginary)
         if columns.shape[1] > 1:
-            self._maps.fold()
-        given = self._maps.sides(kind)[1]
-        size = self._maps.block()
+            self.maps.fold()
+        given = self.maps.sides(kind)[1]
+        size = self.maps.block()
         parts = []
         for i in range(0, columns.shape[1], size):
             block = np.array(columns[:, i : i + size].T, np.float64, order="C")
-            parts.append(_scaled(lambda part: joined(self._maps.apply(kind, part), given), block))
+            parts.append(_scaled(lambda part: joined(self.maps.apply(kind, part), given), block))
         if len(parts) == 1:
             return np.transpose(parts[0])
         if not parts:

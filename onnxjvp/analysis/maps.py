@@ -40,6 +40,17 @@ class Tensor:
     def size(self) -> int:
         return math.prod(self.shape)
 
+    @property
+    def tangent(self) -> np.dtype[Any]:
+        """The dtype of its tangent: float32 of an integer, differentiated straight through."""
+        return self.dtype if self.dtype.kind == "f" else np.dtype(np.float32)
+
+
+class OnMaps:
+    """Something that computes by them."""
+
+    maps: Maps
+
 
 class Maps:
     """A model linearised at x: J and Jᵀ on rows of numbers.
@@ -219,6 +230,33 @@ class _Started:
         return self.session.jvp(seeds) if kind == "jvp" else self.session.vjp(seeds)
 
 
+def maps_at(
+    model: AnyModel | Rewritten | OnMaps,
+    x: Mapping[str, Array],
+    wrt: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    *,
+    many: bool,
+    **options: Any,
+) -> Maps:
+    """A model linearised at x; or an operator's, in the sessions that it has: it stays where it is.
+
+    Args: as for `Maps`.
+    Raises: as `Maps`; UsageError for options that an operator has been made with.
+    """
+    if not isinstance(model, OnMaps):
+        return Maps(model, x, wrt, outputs, many=many, **options)
+    chosen = {"wrt": wrt, "outputs": outputs, **options}
+    if given := [name for name, value in chosen.items() if value is not None]:
+        raise UsageError(
+            f"a Jacobian operator is made with {', '.join(given)} of its own; leave that out, or "
+            "give the model"
+        )
+    if many:
+        model.maps.fold()
+    return model.maps.beside(x)
+
+
 def joined(arrays: Mapping[str, Array], tensors: Sequence[Tensor]) -> Array:
     """Arrays [K, *shape] → float64 rows [K, elements]."""
     parts = [arrays[t.name].reshape(-1, t.size) for t in tensors]
@@ -227,11 +265,12 @@ def joined(arrays: Mapping[str, Array], tensors: Sequence[Tensor]) -> Array:
 
 def _split(rows: Array, tensors: Sequence[Tensor]) -> dict[str, Array]:
     """Rows [K, elements] → arrays [K, *shape] in the tensors' dtypes."""
-    ends = np.cumsum([t.size for t in tensors])[:-1]
-    return {
-        t.name: part.reshape(len(rows), *t.shape).astype(t.dtype)
-        for t, part in zip(tensors, np.split(rows, ends, axis=1), strict=True)
-    }
+    found, start = {}, 0
+    for t in tensors:
+        part = rows[:, start : start + t.size]
+        found[t.name] = part.reshape(len(rows), *t.shape).astype(t.dtype)
+        start += t.size
+    return found
 
 
 def _inner(session: LinearizedSession, name: str, outputs: Sequence[Tensor]) -> Tensor:

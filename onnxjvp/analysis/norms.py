@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxjvp.analysis import extremes, functionals
 from onnxjvp.analysis.functionals import Estimate, Plan
-from onnxjvp.analysis.points import Point, at_each, operator_at
+from onnxjvp.analysis.points import Point, at_each, check_seed, operator_at
 from onnxjvp.analysis.products import Products
 from onnxjvp.analysis.sampling import LEAST, PROBES
 from onnxjvp.analysis.spectra import DENSE_BYTES
@@ -54,15 +54,15 @@ _RULES: dict[str, Callable[[Products, Plan], Estimate]] = {
 # fmt: off
 @overload
 def norm(
-    model: AnyModel | Rewritten, x: Point, kind: str = ..., wrt: Sequence[str] | None = ...,
-    outputs: Sequence[str] | None = ..., *, method: str = ..., rtol: float | None = ...,
-    samples: int | None = ..., most: int = ..., probe: str | None = ..., seed: int = ...,
-    progress: Callable[[int, int], object] | None = ..., providers: Sequence[str] | None = ...,
-    links: Path | None = ..., quantized: str | None = ...,
+    model: AnyModel | Rewritten | JacobianOperator, x: Point, kind: str = ...,
+    wrt: Sequence[str] | None = ..., outputs: Sequence[str] | None = ..., *, method: str = ...,
+    rtol: float | None = ..., samples: int | None = ..., most: int = ..., probe: str | None = ...,
+    seed: int = ..., progress: Callable[[int, int], object] | None = ...,
+    providers: Sequence[str] | None = ..., links: Path | None = ..., quantized: str | None = ...,
 ) -> Estimate: ...
 @overload
 def norm(
-    model: AnyModel | Rewritten, x: Sequence[Point], kind: str = ...,
+    model: AnyModel | Rewritten | JacobianOperator, x: Sequence[Point], kind: str = ...,
     wrt: Sequence[str] | None = ..., outputs: Sequence[str] | None = ..., *, method: str = ...,
     rtol: float | None = ..., samples: int | None = ..., most: int = ..., probe: str | None = ...,
     seed: int = ..., progress: Callable[[int, int], object] | None = ...,
@@ -70,7 +70,7 @@ def norm(
 ) -> list[Estimate]: ...
 # fmt: on
 def norm(
-    model: AnyModel | Rewritten,
+    model: AnyModel | Rewritten | JacobianOperator,
     x: Point | Sequence[Point],
     kind: str = "frobenius",
     wrt: Sequence[str] | None = None,
@@ -90,7 +90,8 @@ def norm(
     """A norm of the Jacobian at x, or another number of it, without the matrix where it is large.
 
     Args:
-      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`.
+      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`; or, alone, an operator of
+        `onnxjvp.jacobian_operator`, whose sessions are used and which stays where it is.
       x: an array per input of the model; or several such points, which share sessions.
       kind: "frobenius"; "spectral" (‖J‖₂, the Lipschitz constant near x); "trace" of a square J;
         "log-det" of I + JᵀJ; "log-det-symmetric" of I + J, for a J that a probe shows symmetric;
@@ -118,6 +119,7 @@ def norm(
     if kind not in METHODS:
         raise UsageError(f"unknown kind {kind!r}; choose {', '.join(KINDS)}")
     _check(kind, method, rtol, samples, most, probe)
+    check_seed(seed)
     points = [x] if isinstance(x, Mapping) else list(x)
 
     def work(operator: JacobianOperator, i: int) -> Estimate:

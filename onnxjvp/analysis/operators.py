@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onnxjvp.analysis.maps import Maps
+from onnxjvp.analysis.maps import maps_at
 from onnxjvp.errors import MissingDependencyError
 from onnxjvp.graph.load import AnyModel
 from onnxjvp.rewrite import Rewritten
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def jacobian_operator(
-    model: AnyModel | Rewritten,
+    model: AnyModel | Rewritten | JacobianOperator,
     x: Mapping[str, Array],
     wrt: Sequence[str] | None = None,
     outputs: Sequence[str] | None = None,
@@ -31,7 +31,8 @@ def jacobian_operator(
 
     Args:
       model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`; parameters are variables too
-        (["params"]).
+        (["params"]). Or, alone, another operator: the new one runs in its sessions, at x, and
+        nothing is loaded again.
       x: an array per input of the model, of its dtype.
       providers: as for `Session`; None means CPU.
       blocks: linearise for many directions from the start, and not for one: for methods that ask
@@ -62,7 +63,7 @@ def jacobian_operator(
             "An operator for SciPy needs scipy, which is not installed: "
             'pip install "onnxjvp[analysis]".'
         ) from error
-    maps = Maps(
+    maps = maps_at(
         *(model, x, wrt, outputs),
         providers=providers,
         links=links,

@@ -60,11 +60,16 @@ def heat_map(
     return save_figure(figure, Path(path))
 
 
-def draw_cells(axes: Any, matrix: Array) -> Any:
-    """The elements of a matrix as colours; returns the image, for a colour bar."""
-    cells = _reduced(_reduced(matrix, 0), 1)
+def draw_cells(axes: Any, matrix: Array, size: tuple[int, int] | None = None) -> Any:
+    """The elements of a matrix as colours; returns the image, for a colour bar.
+
+    Args:
+      size: the rows and columns that the matrix stands for, where it has been `reduced` already.
+    """
+    cells = reduced(reduced(matrix, 0), 1)
     finite = np.abs(cells[np.isfinite(cells)])
     limit = float(finite.max(initial=0)) or 1.0
+    rows, columns = matrix.shape if size is None else size
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_major_locator().set_params(integer=True)
     return axes.imshow(
@@ -74,7 +79,7 @@ def draw_cells(axes: Any, matrix: Array) -> Any:
         vmax=limit,
         aspect="auto",
         interpolation="nearest",
-        extent=(-0.5, matrix.shape[1] - 0.5, matrix.shape[0] - 0.5, -0.5),
+        extent=(-0.5, columns - 0.5, rows - 0.5, -0.5),
     )
 
 
@@ -96,12 +101,13 @@ def _matrix(array: ArrayLike, rows: int | None) -> Array:
     return found.reshape(math.prod(found.shape[:rows]), -1)
 
 
-def _reduced(matrix: Array, axis: int) -> Array:
-    """At most MOST_CELLS along the axis: of several elements the largest in magnitude."""
+def reduced(matrix: Array, axis: int, most: int | None = None) -> Array:
+    """At most so many cells along the axis: of several elements the largest in magnitude."""
     size = matrix.shape[axis]
-    if size <= MOST_CELLS:
+    most = MOST_CELLS if most is None else most
+    if size <= most:
         return np.asarray(matrix)
-    starts = np.linspace(0, size, MOST_CELLS, endpoint=False).astype(np.intp)
+    starts = np.linspace(0, size, most, endpoint=False).astype(np.intp)
     high = np.maximum.reduceat(matrix, starts, axis=axis)
     low = np.minimum.reduceat(matrix, starts, axis=axis)
     return np.where(np.abs(low) > np.abs(high), low, high)

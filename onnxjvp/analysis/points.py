@@ -25,7 +25,10 @@ MOST_WORKERS = 4
 
 
 def operator_at(
-    model: AnyModel | Rewritten, points: Sequence[Point], *arguments: Any, **options: Any
+    model: AnyModel | Rewritten | JacobianOperator,
+    points: Sequence[Point],
+    *arguments: Any,
+    **options: Any,
 ) -> JacobianOperator:
     """The Jacobian at the first point, for blocks of products.
 
@@ -81,9 +84,17 @@ def at_each(
             try:
                 for each in [pool.submit(go_on, *task) for task in started]:
                     each.result()
-            finally:  # where it was interrupted
+            except KeyboardInterrupt:
                 collections.deque(left, maxlen=0)
+                for operator, _ in started:  # those at work take minutes, perhaps
+                    operator.halt()
+                raise
     return [found[i] for i in range(len(points))]
+
+
+def check_seed(seed: int) -> None:
+    if seed < 0:
+        raise UsageError(f"a seed of {seed} starts nothing; give one of 0 or more")
 
 
 def _cores() -> int:

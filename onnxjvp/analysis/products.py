@@ -15,6 +15,8 @@ _NOTHING, _DEPENDENT = 1e-9, 1e-6
 _NEARLY = 1e-2
 #: residuals over the largest value that squares know to 1 %
 _KNOWN = 1e-6
+#: powers of two between which the largest element of a first product is: all squares are numbers
+_SMALLEST, _LARGEST = 2.0**-460, 2.0**460
 #: directions that an estimate of rounding takes
 _PROBES = 2
 
@@ -64,10 +66,15 @@ class Products:
     def push(self, V: Array) -> Array:
         """J V [rows, K] of V [columns, K].
 
-        Raises: UsageError where a product is not finite.
+        Raises: UsageError where a product is not finite, or the first ones have no squares.
         """
+        if not V.shape[1]:
+            return np.zeros((self.shape[0], 0))
+        found = _finite(self._operator.matmat(V))
+        if not self.used:
+            _squarable(found)
         self.forward += V.shape[1]
-        return _finite(self._operator.matmat(V)) if V.shape[1] else np.zeros((self.shape[0], 0))
+        return found
 
     def pull(self, U: Array) -> Array:
         """Jᵀ U [columns, K] of U [rows, K]; raises as `push`."""
@@ -107,6 +114,15 @@ def _finite(columns: Any) -> Array:
             "undefined, or overflows); choose another point"
         )
     return found
+
+
+def _squarable(columns: Array) -> None:
+    size = float(np.abs(columns).max(initial=0))
+    if size and not _SMALLEST < size < _LARGEST:
+        raise UsageError(
+            f"products with the Jacobian are about {size:.0e}, whose squares float64 cannot hold; "
+            "scale the outputs"
+        )
 
 
 def normal(rng: np.random.Generator, rows: int, columns: int) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 
 from onnxjvp.analysis import eigenpairs, triplets
 from onnxjvp.analysis.found import GUARD, PATIENCE, Found, Judge, Progress, Step
-from onnxjvp.analysis.points import Point, at_each, operator_at
+from onnxjvp.analysis.points import Point, at_each, check_seed, operator_at
 from onnxjvp.analysis.products import Products
 from onnxjvp.errors import MissingDependencyError, NotConvergedError, UsageError
 from onnxjvp.graph.load import AnyModel
@@ -55,9 +55,10 @@ class Spectrum:
       errors: [k]. Of singular values the residuals; of eigenvalues, residuals times the condition
         of the value, as far as it is known: an estimate, 1 for symmetric matrices and large for
         those far from normal.
-      right: per variable, the vectors v: [k, *its shape]; together they are orthonormal where they
-        are of singular values, else of length 1.
-      left: per output, the vectors u: [k, *its shape]; empty of eigenvalues.
+      right: per variable, the vectors v: [k, *its shape], in its dtype, so that they can be added
+        to it (float32 of an integer; complex64 or complex128 where values are complex); together
+        they are orthonormal where they are of singular values, else of length 1.
+      left: per output, the vectors u: [k, *its shape], in its dtype; empty of eigenvalues.
       tolerance: the residual that was allowed. rounding: what rounding of products leaves of one.
       converged: whether all residuals are within the tolerance; reason says why they are not.
       history: products used and the worst residual, step by step.
@@ -97,23 +98,23 @@ class Spectrum:
 # fmt: off
 @overload
 def spectrum(
-    model: AnyModel | Rewritten, x: Point, k: int = ..., wrt: Sequence[str] | None = ...,
-    outputs: Sequence[str] | None = ..., *, kind: str = ..., method: str = ...,
-    tol: float | None = ..., products: int | None = ..., seed: int = ...,
+    model: AnyModel | Rewritten | JacobianOperator, x: Point, k: int = ...,
+    wrt: Sequence[str] | None = ..., outputs: Sequence[str] | None = ..., *, kind: str = ...,
+    method: str = ..., tol: float | None = ..., products: int | None = ..., seed: int = ...,
     progress: Progress | None = ..., providers: Sequence[str] | None = ...,
     links: Path | None = ..., quantized: str | None = ...,
 ) -> Spectrum: ...
 @overload
 def spectrum(
-    model: AnyModel | Rewritten, x: Sequence[Point], k: int = ..., wrt: Sequence[str] | None = ...,
-    outputs: Sequence[str] | None = ..., *, kind: str = ..., method: str = ...,
-    tol: float | None = ..., products: int | None = ..., seed: int = ...,
+    model: AnyModel | Rewritten | JacobianOperator, x: Sequence[Point], k: int = ...,
+    wrt: Sequence[str] | None = ..., outputs: Sequence[str] | None = ..., *, kind: str = ...,
+    method: str = ..., tol: float | None = ..., products: int | None = ..., seed: int = ...,
     progress: Progress | None = ..., providers: Sequence[str] | None = ...,
     links: Path | None = ..., quantized: str | None = ...,
 ) -> list[Spectrum]: ...
 # fmt: on
 def spectrum(
-    model: AnyModel | Rewritten,
+    model: AnyModel | Rewritten | JacobianOperator,
     x: Point | Sequence[Point],
     k: int = 6,
     wrt: Sequence[str] | None = None,
@@ -132,7 +133,8 @@ def spectrum(
     """The k largest singular values, or eigenvalues, of the Jacobian at x, with their vectors.
 
     Args:
-      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`.
+      model, wrt, outputs, links, quantized: as for `onnxjvp.jvp`; or, alone, an operator of
+        `onnxjvp.jacobian_operator`, whose sessions are used and which stays where it is.
       x: an array per input of the model; or several such points, which share sessions.
       k: how many; of more than the Jacobian has, all.
       kind: "singular", or "eigen" of a square Jacobian (those of largest modulus).
@@ -161,6 +163,7 @@ def spectrum(
     Source: Balestriero & Baraniuk 2021, §4.1; Golub & Kahan 1965; Musco & Musco 2015.
     """
     _check(k, kind, method, tol, products)
+    check_seed(seed)
     points = [x] if isinstance(x, Mapping) else list(x)
 
     def work(operator: JacobianOperator, i: int) -> Spectrum:
@@ -270,7 +273,16 @@ def _spectrum(
 
 
 def _tensors(columns: Array, tensors: Sequence[Tensor]) -> dict[str, Array]:
-    """Columns [elements, k] → [k, *shape] by name."""
+    """Columns [elements, k] → [k, *shape] by name, in the dtypes of tangents."""
     ends = np.cumsum([t.size for t in tensors])[:-1]
     parts = np.split(columns.T, ends, axis=1)
-    return {t.name: part.reshape(-1, *t.shape) for t, part in zip(tensors, parts, strict=True)}
+    return {
+        t.name: part.reshape(-1, *t.shape).astype(_dtype(t, part))
+        for t, part in zip(tensors, parts, strict=True)
+    }
+
+
+def _dtype(tensor: Tensor, vectors: Array) -> np.dtype[Any]:
+    if vectors.dtype.kind == "c":
+        return np.result_type(tensor.tangent, np.complex64)
+    return tensor.tangent

@@ -57,15 +57,15 @@ def bidiagonalised(
     rows, columns = A.shape
     most = room(k, 3 * (k + GUARD), 8 * (rows + 2 * columns))
     V, U, Z = (Columns(size, most + width) for size in (columns, rows, columns))  # Z = Jᵀ U
-    core, looks = np.zeros((0, 0)), Looks(k)
+    held, looks = np.zeros((most + width, most + width)), Looks(k)
     new = orthonormal(normal(rng, columns, width))
     while True:
         pushed = A.push(new)
         V.add(new)
         made, left = rest(U, pushed, width)
         more = directions(U, left, lengths(pushed), new.shape[1], rng)
-        below = np.zeros((more.shape[1], len(core)))  # J V so far is in the span of U so far
-        core = np.block([[core, made], [below, more.T @ left]])
+        added = slice(U.count, V.count)  # J V so far is in the span of U so far
+        held[: U.count, added], held[added, added] = made, more.T @ left
         U.add(more)
         pulled = A.pull(more)
         Z.add(pulled)
@@ -73,23 +73,22 @@ def bidiagonalised(
         new = directions(V, left, lengths(pulled), min(width, columns - V.count), rng)
         if new.shape[1] and (V.count < k or (V.count < min(looks.next, most) and not A.spent)):
             continue
-        X, s, Yt = np.linalg.svd(core)
+        X, s, Yt = np.linalg.svd(held[: V.count, : V.count])
         residuals = lengths((new.T @ left) @ X[-left.shape[1] :, :k])
         goal = judge.goal(float(s[0]))
         looks.seen(V.count, float(residuals.max()), goal)
         triplets = _Triplets(A, V, U, Z, X[:, :k], s[:k], Yt[:k])
         if residuals.max() <= goal or not new.shape[1] or A.spent:
             residuals = triplets.residuals()
-        if judge.over(float(s[0]), residuals, triplets.images):
+        if judge.over(float(s[0]), residuals, triplets.images, last=not new.shape[1]):
             return triplets.finished(judge)
-        if not new.shape[1]:
-            return triplets.finished(judge, judge.stalled(float(s[0]), triplets.images))
         if V.count + new.shape[1] > most:
             kept = min(V.count, most // 2)
             V.mix(Yt[:kept].T)
             U.mix(X[:, :kept])
             Z.mix(X[:, :kept])
-            core = np.diag(s[:kept])
+            held[:] = 0
+            np.fill_diagonal(held[:kept, :kept], s)
 
 
 class _Triplets:
@@ -102,24 +101,27 @@ class _Triplets:
         self._core = (X, s, Yt)
 
     @cached_property
-    def _vectors(self) -> tuple[Array, Array, Array]:
-        """v, u and Jᵀ u."""
-        _, V, U, Z = self._of
-        X, _, Yt = self._core
-        return V.all @ Yt.T, U.all @ X, Z.all @ X
+    def right(self) -> Array:
+        return np.asarray(self._of[1].all @ self._core[2].T)
+
+    @cached_property
+    def left(self) -> Array:
+        return np.asarray(self._of[2].all @ self._core[0])
+
+    @cached_property
+    def pulled(self) -> Array:
+        """Jᵀ u."""
+        return np.asarray(self._of[3].all @ self._core[0])
 
     def residuals(self) -> Array:
-        right, _, pulled = self._vectors
-        return lengths(pulled - right * self._core[1])
+        return lengths(self.pulled - self.right * self._core[1])
 
     def images(self) -> list[Image]:
-        right, left, pulled = self._vectors
-        return _images(self._of[0], right, left * self._core[1], left, pulled)
+        left = self.left
+        return _images(self._of[0], self.right, left * self._core[1], left, self.pulled)
 
-    def finished(self, judge: Judge, reason: str = "") -> Found:
-        right, left, pulled = self._vectors
-        s = self._core[1]
-        return judge.finished(s, right, left, lengths(pulled - right * s), reason)
+    def finished(self, judge: Judge) -> Found:
+        return judge.finished(self._core[1], self.right, self.left, self.residuals())
 
 
 def alternating(A: Products, k: int, judge: Judge, rng: np.random.Generator) -> Found:

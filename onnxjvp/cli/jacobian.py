@@ -25,6 +25,7 @@ from onnxjvp.cli.options import (
     Provider,
     Treatment,
     Wrt,
+    picture,
 )
 from onnxjvp.cli.points import check_plot, input_specs
 from onnxjvp.errors import UsageError
@@ -67,13 +68,7 @@ def jacobian(
     affine: Annotated[
         bool, typer.Option("--affine", help="Add OUTPUT_0 = f_x(0) to the .npz file.")
     ] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Draw the matrix of one output and one variable (needs matplotlib).",
-        ),
-    ] = None,
+    plot: Annotated[Path | None, picture("Draw the matrix of one output and one variable")] = None,
     quantized: Treatment = None,
     provider: Provider = "cpu",
     allow_links: AllowLinks = None,

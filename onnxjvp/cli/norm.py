@@ -25,9 +25,9 @@ from onnxjvp.cli.options import (
     Seed,
     Treatment,
     Wrt,
+    picture,
 )
-from onnxjvp.cli.points import check_plot, plain, read_points
-from onnxjvp.errors import NotConvergedError
+from onnxjvp.cli.points import check_plot, plain, read_points, require_all
 
 if TYPE_CHECKING:
     from onnxjvp.analysis import Estimate
@@ -70,11 +70,7 @@ def norm(
     wrt: Wrt = None,
     outputs: Outputs = None,
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Draw the estimate after every draw, with its band (needs matplotlib).",
-        ),
+        Path | None, picture("Draw the estimate after every draw, with its band")
     ] = None,
     quantized: Treatment = None,
     provider: Provider = "cpu",
@@ -163,18 +159,7 @@ def _report(model: Path, found: Sequence[Estimate], plot: Path | None, *, as_jso
             output.line(f"sample {i}: {one.note}" if several else one.note)
     if plot is not None:
         output.line(f"wrote {plot}")
-    if open_:
-        raise NotConvergedError(_failure(found))
-
-
-def _failure(found: Sequence[Estimate]) -> str:
-    told = []
-    for i, one in enumerate(found):
-        try:
-            one.require()
-        except NotConvergedError as error:
-            told.append(f"sample {i}: {error}" if len(found) > 1 else str(error))
-    return "; ".join(told)
+    require_all(found)
 
 
 def _content(one: Estimate) -> dict[str, Any]:

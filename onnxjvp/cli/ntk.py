@@ -3,23 +3,25 @@
 # ruff: noqa: PLC0415  (NumPy is imported where it is used, so that --help is fast)
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote
 
 import typer
 
+from onnxjvp.cli import ntk_data, output
 from onnxjvp.cli import ntk_report as report
-from onnxjvp.cli import output
 from onnxjvp.cli.choices import KernelForm, KernelGroups, KernelMethod
-from onnxjvp.cli.files import check_known, check_output, drawn, given_inputs, sizes
+from onnxjvp.cli.files import sizes
+from onnxjvp.cli.ntk_data import Data
+from onnxjvp.cli.ntk_operator import Wanted
 from onnxjvp.cli.options import AllowLinks, AsJson, Dim, Force, Model, Outputs, Provider
-from onnxjvp.cli.points import check_plot, input_specs
+from onnxjvp.cli.points import check_plot
 from onnxjvp.errors import NotConvergedError, UsageError
 
 if TYPE_CHECKING:
-    from onnxjvp.kernels.dataset import Dataset, Samples
     from onnxjvp.kernels.kernel import Kernel
 
 
@@ -138,15 +140,15 @@ def ntk(
     chosen = _form(form, trace=trace, diagonal=diagonal)
     if logit is not None and sum_logits:
         raise UsageError("--logit and --sum-logits are two kernels; choose one")
-    wanted = _Wanted(eigs, cond, solve, ridge, solution)
+    wanted = Wanted(eigs, cond, solve, ridge, solution)
     wanted.check(chosen, group_by is not None, other is not None, force=force)
     if plot is not None:
-        if group_by is not None:
-            raise UsageError("--plot draws one kernel; leave --group-by out, or choose --params")
         check_plot(plot, out, force=force)
-    if cluster is not None and out is None:
-        raise UsageError("--cluster writes to a file; name one with --out OUT.zarr")
-    options = {
+    if out is None and (cluster is not None or block is not None):
+        option = "--block" if cluster is None else "--cluster"
+        raise UsageError(f"{option} is for a kernel in a file; name one with --out OUT.zarr")
+    ntk_data.check_not_read((out, solution, plot), (model, data, other, solve), given or ())
+    options: dict[str, Any] = {
         "params": params,
         "outputs": outputs,
         "groups": group_by and group_by.value,
@@ -163,25 +165,35 @@ def ntk(
                 "there is no data; name a file with samples, draw them with --input "
                 "NAME=random:SEED, or pass --explain alone"
             )
-        _only_explain(model, options, as_json=as_json)
+        if out or plot or wanted:
+            raise UsageError(
+                "--explain without data computes nothing else; name a file with samples, draw "
+                "them with --input NAME=random:SEED, or leave --out, --plot, --eigs, --cond and "
+                "--solve out"
+            )
+        said = _explained(model, {**options, "sizes": sizes(dim or ())})
+        report.show({"model": str(model), **said}, as_json=as_json)
         return
-    samples, others = _samples(model, data, other, given, dim, provider, allow_links)
+    samples = ntk_data.read(model, data, other, given, dim, provider, allow_links)
+    options["sizes"] = samples.sizes
     found: dict[str, Any] = {"model": str(model)}
     if explain:
-        found["explain"] = _kernel(model, options).explain()
-    kernel = None
+        found |= _explained(model, options)
+    if wanted:
+        found |= wanted.computed(model, samples.rows, options)
+    kernels: Mapping[str, Any] = {}
     if out is not None:
-        kernel, found["kernel"] = _swept(
-            *(model, samples, others, out, options), block=block, cluster=cluster, force=force
+        kernels, found["kernel"] = _swept(
+            *(model, samples, out, options), block=block, cluster=cluster, force=force
         )
     elif plot is not None or not (explain or wanted):
-        kernel, found["kernel"] = _in_memory(model, samples, others, options)
-    if wanted:
-        found |= wanted.computed(model, samples, options)
+        kernels, found["kernel"] = _in_memory(model, samples, options)
+    wanted.save(found)
     if plot is not None:
         from onnxjvp.kernels.pictures import plot as draw
 
-        found["eigenvalues drawn"] = draw(kernel, plot, symmetric=other is None)
+        with output.busy(f"drawing {plot}"):
+            found["picture"] = draw(kernels, plot, symmetric=other is None)
     found["written"] = [str(path) for path in (out, solution, plot) if path is not None]
     report.show(found, as_json=as_json)
     if reasons := wanted.failed(found):
@@ -198,34 +210,6 @@ def _form(form: KernelForm, *, trace: bool, diagonal: bool) -> str:
     return short[0] if short else form.value
 
 
-def _samples(
-    model: Path,
-    data: Path | None,
-    other: Path | None,
-    options: Sequence[str] | None,
-    dim: Sequence[str] | None,
-    provider: str,
-    links: Path | None,
-) -> tuple[Samples, Samples | None]:
-    """Where samples are; those that are drawn are in memory."""
-    from onnxjvp.kernels.dataset import Samples, mapped
-
-    seeds, files = given_inputs(options or ())
-    with output.busy(f"loading {model}"):
-        specs = input_specs(model, [provider], links)
-    check_known(specs, (*seeds, *files))
-    feeds = {name: found for name, path in files.items() if not _many(found := mapped(path))}
-    if data is not None:
-        found = mapped(data)
-        feeds |= found if _many(found) else {}
-    arrays = drawn(specs, feeds, seeds, sizes(dim or ()))
-    return Samples(data, {**files, **arrays}), None if other is None else Samples(other)
-
-
-def _many(found: object) -> bool:
-    return isinstance(found, dict)
-
-
 def _kernel(model: Path, options: Mapping[str, Any]) -> Kernel:
     from onnxjvp.kernels.kernel import ntk as make
 
@@ -233,9 +217,9 @@ def _kernel(model: Path, options: Mapping[str, Any]) -> Kernel:
         return make(model, **options)
 
 
-def _only_explain(model: Path, options: Mapping[str, Any], *, as_json: bool) -> None:
+def _explained(model: Path, options: Mapping[str, Any]) -> dict[str, Any]:
     kernel = _kernel(model, options)
-    report.show({"model": str(model), "explain": kernel.explain()}, as_json=as_json)
+    return {"explain": kernel.explain(), "notes": list(kernel.problem.notes)}
 
 
 # -- the kernel --------------------------------------------------------------------------------
@@ -243,22 +227,21 @@ def _only_explain(model: Path, options: Mapping[str, Any], *, as_json: bool) -> 
 
 def _swept(
     model: Path,
-    samples: Samples,
-    others: Samples | None,
+    samples: Data,
     out: Path,
     options: Mapping[str, Any],
     *,
     block: int | None,
     cluster: str | None,
     force: bool,
-) -> tuple[Any, dict[str, Any]]:
-    """Written block by block; the array (of several kernels the last one), and what was done."""
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
+    """Written block by block; the arrays by name, and what was done."""
     from onnxjvp.kernels.dataset import mapped
     from onnxjvp.kernels.sweep import sweep
 
     with output.progress(f"kernel of {model}", "pairs") as progress:
         swept = sweep(
-            *(model, samples, others),
+            *(model, samples.rows, samples.columns),
             out=out,
             block=block,
             force=force,
@@ -267,7 +250,9 @@ def _swept(
             **options,
         )
     found = mapped(out)
-    arrays = found if isinstance(found, dict) else {"": found}
+    given = found if isinstance(found, dict) else {"": found}
+    by_name = {unquote(key): array for key, array in given.items()}
+    arrays = {name: by_name[name] for name in swept.shapes}
     said = {
         "arrays": [report.described(name, array) for name, array in arrays.items()],
         "block": swept.block,
@@ -276,104 +261,34 @@ def _swept(
         "computed": swept.computed,
         "factors": swept.factors,
         "seconds": swept.seconds,
+        "notes": list(swept.notes),
     }
-    return list(arrays.values())[-1], said
+    return arrays, said
 
 
 def _in_memory(
-    model: Path, samples: Samples, others: Samples | None, options: Mapping[str, Any]
-) -> tuple[Any, dict[str, Any]]:
+    model: Path, samples: Data, options: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], dict[str, Any]]:
     from onnxjvp.kernels.dataset import open_both
     from onnxjvp.kernels.engine import named
 
     kernel = _kernel(model, options)
-    one, two = open_both(kernel.problem, samples, others)
+    one, two = open_both(kernel.problem, samples.rows, samples.columns)
+    _check_size(kernel, one.samples, two.samples)
     with output.busy(f"kernel of {model}"):
-        x2 = None if others is None else _all(two)
-        arrays = named(kernel, kernel(_all(one), x2))
+        x2 = None if samples.columns is None else two.block(0, two.samples)
+        arrays = named(kernel, kernel(one.block(0, one.samples), x2))
     said = [report.described(name, array) for name, array in arrays.items()]
-    return list(arrays.values())[-1], {"arrays": said, **kernel.report}
+    return arrays, {"arrays": said, **kernel.report}
 
 
-def _all(data: Dataset) -> dict[str, Any]:
-    return data.block(0, data.samples)
-
-
-# -- without forming it ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Wanted:
-    """What is asked of the kernel as an operator."""
-
-    eigs: int | None
-    cond: bool
-    solve: Path | None
-    ridge: float
-    solution: Path | None
-
-    def __bool__(self) -> bool:
-        return self.eigs is not None or self.cond or self.solve is not None
-
-    def check(self, form: str, grouped: bool, two: bool, *, force: bool) -> None:
-        """Refuse, before any work, what has no answer."""
-        if self.solve is None and (self.solution is not None or self.ridge):
-            raise UsageError("--ridge and --solution belong to --solve TARGETS.npy")
-        if self.solution is not None:
-            if self.solution.suffix != ".npy":
-                raise UsageError(f"{str(self.solution)!r}: give a name that ends in .npy")
-            check_output(self.solution, force=force)
-        if not self:
-            return
-        which = "--eigs, --cond and --solve"
-        if form != "full":
-            raise UsageError(
-                f"{which} work with the kernel of all outputs, of one (--logit N) or of their sum "
-                f"(--sum-logits), and not with the form {form}"
-            )
-        if grouped or two:
-            option = "--group-by" if grouped else "DATA2"
-            raise UsageError(f"{which} work with one symmetric kernel; leave {option} out")
-
-    def computed(self, model: Path, samples: Samples, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The answers."""
-        from onnxjvp.kernels.dataset import open_both
-        from onnxjvp.kernels.operator import ntk_operator
-        from onnxjvp.kernels.problem import problem
-
-        links = options["links"]
-        kept = {
-            name: options[name] for name in ("params", "outputs", "logit", "memory", "providers")
-        }
-        chosen = problem(model, kept["params"], kept["outputs"], links=links)
-        x = _all(open_both(chosen, samples, None)[0])
-        with output.busy(f"linearising {model}"):
-            operator = ntk_operator(model, x, links=links, **kept)
-        found: dict[str, Any] = {"operator": list(operator.shape)}
-        with output.busy(f"products with the kernel of {model}"):
-            if self.eigs is not None:
-                found["eigs"] = operator.top(self.eigs)
-            if self.cond:
-                found["cond"] = operator.condition()
-            if self.solve is not None:
-                found["solve"] = self._solved(operator)
-        return found
-
-    def _solved(self, operator: Any) -> Any:
-        import numpy as np
-
-        from onnxjvp.kernels.dataset import mapped
-
-        assert self.solve is not None
-        targets = mapped(self.solve)
-        if isinstance(targets, dict):
-            raise UsageError(f"{str(self.solve)!r} holds several arrays; give a .npy file")
-        found = operator.solve(np.asarray(targets[...]), ridge=self.ridge)
-        if self.solution is not None:
-            report.save(self.solution, found.alpha)
-        return found
-
-    def failed(self, found: Mapping[str, Any]) -> list[str]:
-        """Why answers are not as exact as they were to be; a bound of a condition number is one."""
-        kept = [found[name] for name in ("eigs", "solve") if name in found]
-        return [one.reason for one in kept if one.reason]
+def _check_size(kernel: Kernel, n1: int, n2: int) -> None:
+    """Refuse, before any work, a kernel that would not fit into the memory that may be taken."""
+    shape = kernel.shape(n1, n2)
+    size = 8 * math.prod(shape)
+    if size > kernel.memory:
+        raise UsageError(
+            f"the kernel {list(shape)} takes {report.size(size)}, more than --memory "
+            f"({report.size(kernel.memory)}); write it block by block with --out OUT.zarr, "
+            "choose --trace or --diagonal, or raise --memory"
+        )

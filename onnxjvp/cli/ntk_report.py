@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,32 @@ from onnxjvp.errors import UsageError
 
 #: numbers that are read at once, of arrays that memory may not hold
 _PIECE = 1 << 24
+#: samples that a message lists
+_FEW = 5
 
 
 def described(name: str, array: Any) -> dict[str, Any]:
-    """A kernel's shape and size, in float64."""
+    """A kernel's shape and size, in float64; what is not finite in it."""
     import numpy as np
 
-    squares, largest = 0.0, 0.0
+    squares, largest, start = 0.0, 0.0, 0
+    not_finite, bad_rows = 0, list[int]()
     for piece in _pieces(array):
         squares += float(np.sum(piece * piece))
         largest = float(np.maximum(largest, np.abs(piece).max(initial=0.0)))
+        if not math.isfinite(squares):
+            bad = ~np.isfinite(piece).reshape(len(piece), -1)
+            not_finite += int(bad.sum())
+            bad_rows += (start + np.flatnonzero(bad.all(axis=1))).tolist()
+        start += len(piece)
     return {
         "group": name,
         "dtype": str(array.dtype),
         "shape": list(array.shape),
         "norm": math.sqrt(squares),
         "max": largest,
+        "not_finite": not_finite,
+        "bad_rows": bad_rows,
     }
 
 
@@ -73,8 +84,10 @@ def show(found: Mapping[str, Any], *, as_json: bool) -> None:
     if "solve" in found:
         one = found["solve"]
         output.line(f"kernel regression: residual {one.residual:.1e}, {one.products} products")
-    if found.get("eigenvalues drawn") == 0:
-        output.line("the spectrum is not drawn: the kernel is not square, too large or not finite")
+    if "picture" in found:
+        _picture(found["picture"])
+    for note in found.get("notes") or found.get("kernel", {}).get("notes", ()):
+        output.line(f"note: {note}")
     for path in found.get("written", ()):
         output.line(f"wrote {path}")
 
@@ -86,11 +99,11 @@ def _explanation(said: Mapping[str, Any]) -> None:
         if "refused" in cost:
             rows.append((name, "", "", cost["refused"]))
         else:
-            rows.append((name, output.number(cost["flops"]), _bytes(cost["memory"]), chosen))
+            rows.append((name, output.number(cost["flops"]), size(cost["memory"]), chosen))
     output.table(("method", "operations", "memory", ""), rows, right=("operations", "memory"))
     output.line("for a pair of blocks of 8 samples")
     output.line(
-        f"within {_bytes(said['memory'])}: blocks of {said['samples']} samples, {said['rows']} "
+        f"within {size(said['memory'])}: blocks of {said['samples']} samples, {said['rows']} "
         "rows of outputs at once"
     )
     if "structure" in said:
@@ -113,12 +126,13 @@ def _explanation(said: Mapping[str, Any]) -> None:
         output.line(f"{name}: {reason}")
 
 
-def _bytes(size: float) -> str:
+def size(count: float) -> str:
+    """An amount of memory."""
     units = ["B", "KiB", "MiB", "GiB", "TiB"]
-    while size >= 1024 and len(units) > 1:
-        size /= 1024
+    while count >= 1024 and len(units) > 1:
+        count /= 1024
         units.pop(0)
-    return f"{size:.4g} {units[0]}"
+    return f"{count:.4g} {units[0]}"
 
 
 def _kernel(said: Mapping[str, Any]) -> None:
@@ -143,8 +157,19 @@ def _kernel(said: Mapping[str, Any]) -> None:
             f"{said['computed']} of {said['blocks']} pairs of blocks of {said['block']} samples "
             f"computed, {said['found']} were there; {said['seconds']:.1f} s"
         )
-    for note in said.get("notes", ()):
-        output.line(note)
+    for row in said["arrays"]:
+        if row["not_finite"]:
+            output.line(_not_finite(row))
+
+
+def _not_finite(row: Mapping[str, Any]) -> str:
+    of = f" of {row['group']}" if row["group"] else ""
+    text = f"{row['not_finite']:,} of {math.prod(row['shape']):,} numbers{of} are not finite"
+    if not row["bad_rows"]:
+        return text
+    shown = ", ".join(map(str, row["bad_rows"][:_FEW]))
+    more = " …" if len(row["bad_rows"]) > _FEW else ""
+    return f"{text}: the samples {shown}{more} hold NaN or infinity, or overflow in the model"
 
 
 def _eigenvalues(found: Any) -> None:
@@ -166,6 +191,19 @@ def _condition(found: Any) -> None:
     )
     if not found.converged:
         output.line(found.reason)
+
+
+def _picture(drawn: Any) -> None:
+    reasons = dict.fromkeys(drawn.reasons.values())
+    for reason in reasons:
+        names = [name for name, why in drawn.reasons.items() if why == reason]
+        of = "" if names == [""] else f" of {', '.join(names)}"
+        output.line(f"the spectrum{of} is not drawn: {reason}")
+    if drawn.left_out:
+        output.line(
+            f"{len(drawn.eigenvalues)} kernels are drawn, those of the largest norm; left out: "
+            f"{', '.join(drawn.left_out)}"
+        )
 
 
 # -- JSON --------------------------------------------------------------------------------------
@@ -198,4 +236,6 @@ def _content(found: Mapping[str, Any]) -> dict[str, Any]:
             "products": one.products,
             "reason": one.reason,
         }
+    if "picture" in content:
+        content["picture"] = asdict(content["picture"])
     return content

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -65,4 +65,16 @@ AllowLinks = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing output.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def npz_file(content: str) -> Any:
+    """-o of what is written into one .npz file."""
+    return typer.Option("-o", "--output", metavar="OUT.npz", help=content)
+
+
+def picture(content: str) -> Any:
+    """--plot."""
+    return typer.Option(metavar="FILE.png", help=f"{content} (needs matplotlib).")
+
+
 Seed = Annotated[int, typer.Option(min=0, help="Of the random vectors drawn.")]

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from onnxjvp.cli import output
 from onnxjvp.cli.files import check_output, read_inputs, sizes
-from onnxjvp.errors import MissingDependencyError, UsageError
+from onnxjvp.errors import MissingDependencyError, NotConvergedError, UsageError
 
 if TYPE_CHECKING:
+    from onnxjvp.analysis import Estimate, Spectrum
     from onnxjvp.runtime import Array
 
 PICTURES = (".png", ".pdf", ".svg")
@@ -49,6 +50,25 @@ def input_specs(model: Path, providers: Sequence[str], links: Path | None) -> Se
     # a runtime may follow links by rules of its own
     loaded = model if links is None else load(model, links=links).model
     return Session(loaded, providers=providers, optimize=False).inputs
+
+
+def check_npz(out: Path, *, force: bool) -> None:
+    """Refuse, before any work, a file that could not be written after it."""
+    if out.suffix != ".npz":
+        raise UsageError(f"{str(out)!r}: give a name that ends in .npz")
+    check_output(out, force=force)
+
+
+def require_all(found: Sequence[Spectrum | Estimate]) -> None:
+    """Raises: NotConvergedError with what every point is short of."""
+    told = []
+    for i, one in enumerate(found):
+        try:
+            one.require()
+        except NotConvergedError as error:
+            told.append(f"sample {i}: {error}" if len(found) > 1 else str(error))
+    if told:
+        raise NotConvergedError("; ".join(told))
 
 
 def check_plot(plot: Path, out: Path | None, *, force: bool) -> None:

@@ -25,6 +25,7 @@ from onnxjvp.cli.options import (
     Outputs,
     Provider,
     Wrt,
+    npz_file,
 )
 from onnxjvp.cli.points import input_specs, read_points
 from onnxjvp.cli.region_report import Answer, arrays, content_of, print_answer
@@ -91,12 +92,7 @@ def region(
     ] = False,
     wrt: Wrt = None,
     outputs: Outputs = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT.npz", help="File for the code and the breakpoints."
-        ),
-    ] = None,
+    out: Annotated[Path | None, npz_file("File for the code and the breakpoints.")] = None,
     provider: Provider = "cpu",
     allow_links: AllowLinks = None,
     force: Force = False,

@@ -11,7 +11,7 @@ import typer
 
 from onnxjvp.cli import output
 from onnxjvp.cli.choices import SpectrumMethod, Values
-from onnxjvp.cli.files import check_output, write_npz
+from onnxjvp.cli.files import write_npz
 from onnxjvp.cli.options import (
     AllowLinks,
     AsJson,
@@ -26,9 +26,10 @@ from onnxjvp.cli.options import (
     Seed,
     Treatment,
     Wrt,
+    npz_file,
+    picture,
 )
-from onnxjvp.cli.points import check_plot, plain, read_points
-from onnxjvp.errors import NotConvergedError, UsageError
+from onnxjvp.cli.points import check_npz, check_plot, plain, read_points, require_all
 
 if TYPE_CHECKING:
     from onnxjvp.analysis import Spectrum
@@ -65,18 +66,9 @@ def spectrum(
     seed: Seed = 0,
     wrt: Wrt = None,
     outputs: Outputs = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "-o", "--output", metavar="OUT.npz", help="File for values, residuals and vectors."
-        ),
-    ] = None,
+    out: Annotated[Path | None, npz_file("File for values, residuals and vectors.")] = None,
     plot: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.png",
-            help="Draw values, convergence, and vectors that are images (needs matplotlib).",
-        ),
+        Path | None, picture("Draw values, convergence, and vectors that are images")
     ] = None,
     quantized: Treatment = None,
     provider: Provider = "cpu",
@@ -101,9 +93,7 @@ def spectrum(
         -k 2 -o spectra.npz
     """
     if out is not None:
-        if out.suffix != ".npz":
-            raise UsageError(f"{str(out)!r}: give a name that ends in .npz")
-        check_output(out, force=force)
+        check_npz(out, force=force)
     if plot is not None:
         check_plot(plot, out, force=force)
     points = read_points(model, given, inputs, dim, provider, allow_links, each=each)
@@ -192,8 +182,7 @@ def _report(
         )
     for path in written:
         output.line(f"wrote {path}")
-    if open_:
-        raise NotConvergedError(_failure(found))
+    require_all(found)
 
 
 def _cells(one: Spectrum, n: int) -> tuple[str, str, str]:
@@ -202,16 +191,6 @@ def _cells(one: Spectrum, n: int) -> tuple[str, str, str]:
     if value.imag:
         shown = f"{value.real:.6g} {'-' if value.imag < 0 else '+'} {abs(value.imag):.6g}i"
     return shown, f"{one.residuals[n]:.1e}", f"{one.errors[n]:.1e}"
-
-
-def _failure(found: Sequence[Spectrum]) -> str:
-    told = []
-    for i, one in enumerate(found):
-        try:
-            one.require()
-        except NotConvergedError as error:
-            told.append(f"sample {i}: {error}" if len(found) > 1 else str(error))
-    return "; ".join(told)
 
 
 def _content(one: Spectrum) -> dict[str, Any]:

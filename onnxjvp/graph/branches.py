@@ -33,6 +33,28 @@ def bodies_of(node: ir.Node) -> list[ir.Graph]:
     return [a.as_graph() for a in graphs]
 
 
+#: of an input of a body: "dtype" or "shape", which the file leaves out, and some runtimes want
+UNDECLARED = "onnxjvp.undeclared"
+
+
+def undeclared(model: ir.Model) -> dict[str, str]:
+    """By name: what a file leaves out of the inputs of bodies, before anything is inferred."""
+    values = (v for node in model.graph.all_nodes() for b in bodies_of(node) for v in b.inputs)
+    return {
+        v.name or "": "dtype" if v.dtype is None else "shape"
+        for v in values
+        if v.dtype is None or v.shape is None
+    }
+
+
+def mark_undeclared(model: ir.Model, found: dict[str, str]) -> None:
+    """Note it on the inputs of these names, whatever an adapter between opsets made of them."""
+    for value in (v for n in model.graph.all_nodes() for b in bodies_of(n) for v in b.inputs):
+        value.meta.pop(UNDECLARED, None)  # of the file that this one was made of
+        if value.name in found:
+            value.meta[UNDECLARED] = found[value.name]
+
+
 def check_bodies(model: ir.Model) -> None:
     """Both branches of an If give what it gives: onnx's checker counts none of it.
 

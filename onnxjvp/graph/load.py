@@ -20,7 +20,7 @@ import onnx_ir.passes.common
 
 from onnxjvp.errors import InvalidModelError
 from onnxjvp.graph import deprecated, guards, limits, runtime_nodes
-from onnxjvp.graph.branches import check_bodies, normalise
+from onnxjvp.graph.branches import check_bodies, mark_undeclared, normalise, undeclared
 from onnxjvp.graph.conditions import decide
 from onnxjvp.graph.files import inside, is_file, parse, shown, what_is
 from onnxjvp.graph.inference import infer
@@ -116,8 +116,9 @@ def _in_normal_form(model: AnyModel, opset: int | None, links: Path | None) -> t
     declare_standard(working)
     _drop_default_inputs(working)
     normalise(working)
-    before = opset_of(working)
+    before, left_out = opset_of(working), undeclared(working)
     working = at_opset(working, opset)
+    mark_undeclared(working, left_out)
     runtime_nodes.put_back(working.graph.all_nodes(), opset_of(working))
     normalise(working)  # adapters between opsets make constants inside bodies
     _expose_dropout_masks(working)

@@ -13,8 +13,8 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.ops import Ops
 from onnxjvp.kernels.labelled import Labelled, Labels, Memo, Sizes, arranged
 from onnxjvp.kernels.method import Problem
-from onnxjvp.kernels.plan import KERNEL, OTHER_ROW, OTHER_SAMPLE, ROW, Mirror, Side, Term, product
-from onnxjvp.kernels.structures import SAMPLE
+from onnxjvp.kernels.plan import KERNEL, OTHER_ROW, OTHER_SAMPLE, Mirror, Side, Term, product
+from onnxjvp.kernels.structures import ROW, SAMPLE
 
 #: from so many rows of J on, a block with itself is computed in parts, each pair of them once
 HALVED = 256
@@ -32,6 +32,7 @@ def contracted(
     groups: Sequence[int],
     blocks: tuple[Sides, Sides],
     sizes: tuple[Sizes, Sizes],
+    memo: Memo | None = None,
 ) -> ir.Value:
     """The kernel of two blocks, [groups, *axes of the form], recorded.
 
@@ -42,10 +43,10 @@ def contracted(
     """
     rows, others = (size.number(ROW) for size in sizes)
     n1, n2 = (size.number(SAMPLE) for size in sizes)
-    if blocks[0] is blocks[1] and n1 * rows >= HALVED and n1 > 1:
+    if blocks[0] is blocks[1] and n1 * rows >= HALVED and sizes[0].number(_cut(problem)[0]) > 1:
         return _symmetric(op, problem, terms, groups, blocks[0], sizes[0])
     sums = [_Sum(op, problem) for _ in problem.groups]
-    memo: Memo = {}
+    memo = {} if memo is None else memo
     # those of the last layers first, which cotangents reach first: their factors can go then
     for term, group, ours, theirs in reversed(list(zip(terms, groups, *blocks, strict=True))):
         mirror = Mirror(term.weight, problem.form)
@@ -66,21 +67,23 @@ def _symmetric(
     sizes: Sizes,
 ) -> ir.Value:
     """The kernel of a block with itself: of its halves, three of four pairs are computed."""
-    samples = sizes.number(SAMPLE)
-    starts = [samples * i // PARTS for i in range(PARTS + 1)]
+    label, other_label = _cut(problem)
+    whole = sizes.number(label)
+    starts = [whole * i // PARTS for i in range(PARTS + 1)]
     spans = [(a, b) for a, b in itertools.pairwise(starts) if a < b]
-    parts = [(part_of(op, block, a, b - a), sizes.having(SAMPLE, b - a)) for a, b in spans]
+    parts = [(part_of(op, block, label, a, b - a), sizes.having(label, b - a)) for a, b in spans]
     form = KERNEL[problem.form]
-    first, second = 1 + form.index(SAMPLE), 1 + form.index(OTHER_SAMPLE)
+    first, second = 1 + form.index(label), 1 + form.index(other_label)
     # the one axis of rows of other forms than the full one stays where it is
     swapped = [x if x == ROW and problem.form != "full" else _TURNED[x] for x in form]
     turned = [0, *(1 + form.index(label) for label in swapped)]
     made: dict[tuple[int, int], ir.Value] = {}
+    memo: Memo = {}  # halves of the rows have all products of z in common
     for (i, (ours, size)), (j, (theirs, other)) in itertools.combinations_with_replacement(
         enumerate(parts), 2
     ):
         pair = (ours, list(theirs))  # not one and the same: a part is not cut again
-        made[i, j] = contracted(op, problem, terms, groups, pair, (size, other))
+        made[i, j] = contracted(op, problem, terms, groups, pair, (size, other), memo)
         if i != j:
             made[j, i] = op.Transpose(made[i, j], perm=turned)
     count = range(len(parts))
@@ -89,16 +92,21 @@ def _symmetric(
     )
 
 
-def part_of(op: Ops, block: Sides, start: int, count: int) -> Sides:
-    """What is kept of some of the samples, recorded."""
+def _cut(problem: Problem) -> tuple[str, str]:
+    """The axes that a block is cut along: those of rows, where all pairs of them are computed."""
+    return (ROW, OTHER_ROW) if problem.form == "full" else (SAMPLE, OTHER_SAMPLE)
+
+
+def part_of(op: Ops, block: Sides, label: str, start: int, count: int) -> Sides:
+    """What is kept of some of the samples, or rows, recorded."""
     made: dict[ir.Value, ir.Value] = {}
 
     def part(x: Labelled) -> Labelled:
-        if SAMPLE not in x.labels:
+        if label not in x.labels:
             return x
         if x.value not in made:
             ends = (op.ints([i]) for i in (start, start + count))
-            made[x.value] = op.Slice(x.value, *ends, op.ints([x.labels.index(SAMPLE)]))
+            made[x.value] = op.Slice(x.value, *ends, op.ints([x.labels.index(label)]))
         return replace(x, value=made[x.value])
 
     return [[side.on(part) for side in sides] for sides in block]

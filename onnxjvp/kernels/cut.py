@@ -17,17 +17,16 @@ from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.regions import captured
 from onnxjvp.kernels.contracted import Sides, contracted, part_of
+from onnxjvp.kernels.cotangents import HALVES, Reading, readings, single
 from onnxjvp.kernels.labelled import Labelled, Labels, Sizes
 from onnxjvp.kernels.method import Problem
-from onnxjvp.kernels.plan import ROW, MisalignedError, Once, Side, Term, Use, terms
+from onnxjvp.kernels.plan import MisalignedError, Once, Side, Term, Use, terms
 from onnxjvp.kernels.runs import target_of
-from onnxjvp.kernels.structures import SAMPLE, Structure, UnstructuredError, structure_of
+from onnxjvp.kernels.structures import ROW, SAMPLE, Structure, UnstructuredError, structure_of
 from onnxjvp.kernels.structures import Use as Read
 from onnxjvp.kernels.uses import Place, origins, sample_axis, uses
 from onnxjvp.passes.transpose import transpose
 from onnxjvp.rewrite.task import Task
-
-HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ class _Attempt:
         sizes = axes.having(SAMPLE, n1), axes.having(SAMPLE, n1 if n2 is None else n2)
         blocks: tuple[Sides, Sides] = (factors, factors)
         if n2 is not None:
-            blocks = part_of(self.op, factors, 0, n1), part_of(self.op, factors, n1, n2)
+            first = part_of(self.op, factors, SAMPLE, 0, n1)
+            blocks = first, part_of(self.op, factors, SAMPLE, n1, n2)
         kernel = contracted(self.op, self.problem, made, groups, blocks, sizes)
         self.task.add_output("kernel", kernel)
         return self._finished()
@@ -162,9 +162,29 @@ class _Attempt:
         except MisalignedError as error:
             raise self._lost(error.parameters, str(error)) from error
         groups = tuple(self._group(term) for term in made)
-        axes = Sizes(sizes, self.samples)
+        axes = Sizes(self._settled(sizes), self.samples)
         once: Once = {}
         return made, groups, axes, [term.factors(self.op, axes, once) for term in made]
+
+    def _settled(self, sizes: Mapping[str, Dim]) -> dict[str, Dim]:
+        """Symbols as numbers: what is contracted has to be known, but for the samples."""
+        found: dict[str, Dim] = {}
+        for label, dim in sizes.items():
+            if isinstance(dim, int) or label == SAMPLE or dim.free_symbols() & self._of_batch():
+                found[label] = dim
+                continue
+            known = self.problem.sizes
+            size = dim.evaluate({name: known[name] for name in dim.free_symbols() if name in known})
+            if not isinstance(size, int):
+                raise UnsupportedOpError(
+                    f"a size inside the model, {dim}, is not known: give sizes=, or make the sizes "
+                    "of the inputs constants (onnxjvp fix)"
+                )
+            found[label] = size
+        return found
+
+    def _of_batch(self) -> frozenset[str]:
+        return frozenset() if isinstance(self.batch, int) else frozenset(self.batch.free_symbols())
 
     def _finished(self) -> tuple[ir.Model, tuple[Seed, ...]]:
         rewritten = self.task.finish(
@@ -230,8 +250,7 @@ class _Attempt:
             Use(
                 name=self.names[min(parameters)],
                 parameters=parameters,
-                structure=self._plain(structure),
-                cotangent=self._seen(structure, gradients[place.out]),
+                readings=self._readings(structure, gradients[place.out]),
                 origin=origin,
             )
             for (place, parameters, structure), origin in zip(reaching, known, strict=True)
@@ -257,23 +276,16 @@ class _Attempt:
         if z is None:
             return structure
         if z.indices is None:
-            z = replace(z, value=self._single(z.value))
+            z = single(self.op, z)
         elif z.dtype in HALVES:
             z = replace(z, dtype=ir.DataType.FLOAT)
         if self.batch == 1:
             z = replace(z, value=self.op.unsqueeze(z.value, 0), labels=(SAMPLE, *z.labels))
         return replace(structure, z=z)
 
-    def _seen(self, structure: Structure, gradient: ir.Value | None) -> Labelled:
-        """A cotangent [K, *y] on the axes that the structure gives y."""
+    def _readings(self, structure: Structure, gradient: ir.Value | None) -> tuple[Reading, ...]:
         assert gradient is not None
-        viewed = gradient if structure.view is None else structure.view(self.op, gradient)
-        return Labelled(self._single(viewed), (ROW, *structure.out))
-
-    def _single(self, value: ir.Value) -> ir.Value:
-        if value.dtype not in HALVES:
-            return value
-        return self.op.Cast(value, to=int(ir.DataType.FLOAT))
+        return readings(self.op, self._plain(structure), gradient, self.samples)
 
     # -- results -------------------------------------------------------------------------------
 

@@ -95,6 +95,13 @@ def count(
     return flops(model, links=links).at(sizes, default)
 
 
+def of_a_product(model: AnyModel, default: int) -> float:
+    """The operations of an average product of matrices or convolution; 0 where there is none."""
+    counted = flops(model)
+    products = [node for node in counted.nodes if node.op_type in _PRODUCTS]
+    return Flops(tuple(products), {}).at(default=default) / max(1, len(products))
+
+
 def _number(amount: Dim, sizes: Mapping[str, int], default: int | None) -> float:
     if isinstance(amount, int):
         return float(amount)
@@ -156,6 +163,7 @@ class _Counter:
 
 # -- one node ----------------------------------------------------------------------------------
 
+_PRODUCTS = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"))
 #: what is only moved, copied, or about shapes
 _FREE = frozenset(
     (

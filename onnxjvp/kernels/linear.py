@@ -85,7 +85,7 @@ class NTKOperator(LinearOperator):  # type: ignore[misc]
         Returns:
           see `Solution`: α in the shape of y, and the residual that it was measured to have.
         Raises:
-          UsageError: y does not fit, or the ridge is negative.
+          UsageError: y does not fit or is not finite, or the ridge is negative; products are not.
         """
         flat = np.asarray(y, np.float64)
         if flat.size != self.shape[0] or flat.shape[0] not in (self.samples, self.shape[0]):
@@ -93,8 +93,10 @@ class NTKOperator(LinearOperator):  # type: ignore[misc]
                 f"y has the shape {list(flat.shape)}; give [{self.samples}, {self.count}], a row "
                 "for every sample"
             )
-        if not ridge >= 0:
-            raise UsageError(f"the ridge is {ridge}; give 0 or more")
+        if not np.isfinite(flat).all():
+            raise UsageError("y holds NaN or infinity; leave such samples out")
+        if not 0 <= ridge < np.inf:
+            raise UsageError(f"the ridge is {ridge}; give a number of 0 or more")
         found = solvers.solve(self, flat.reshape(-1), ridge, tol, steps)
         return found.shaped(flat.shape)
 
@@ -145,4 +147,9 @@ class NTKOperator(LinearOperator):  # type: ignore[misc]
         for i in range(0, count, size):
             part = slice(i, i + size)
             found[part] = self._blocks.push(self._blocks.pull(vectors[part]))
+        if np.isfinite(vectors).all() and not np.isfinite(found).all():
+            raise UsageError(
+                "products with the kernel are not finite: there are samples with NaN or infinity, "
+                "or numbers in the model that overflow its dtype. Leave such samples out"
+            )
         return np.transpose(found.reshape(count, self.shape[0]))

@@ -60,12 +60,14 @@ class Manifest:
 
     def mark(self, pair: Pair, check: int) -> None:
         """A block is where it belongs."""
-        self._file.write(json.dumps([*pair, check]).encode() + b"\n")
-        self._file.flush()
+        with _as_usage_error(self.path):
+            self._file.write(json.dumps([*pair, check]).encode() + b"\n")
+            self._file.flush()
         self.done[pair] = check
 
     def close(self) -> None:
-        self._file.close()
+        with _as_usage_error(self.path):  # what a full disk has not taken yet
+            self._file.close()
 
     def __enter__(self) -> Manifest:
         return self

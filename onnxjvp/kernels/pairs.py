@@ -12,8 +12,7 @@ from onnxjvp.kernels.contracted import Sides, contracted
 from onnxjvp.kernels.cut import Cut
 from onnxjvp.kernels.labelled import Labelled, Sizes
 from onnxjvp.kernels.method import Problem
-from onnxjvp.kernels.plan import ROW
-from onnxjvp.kernels.structures import SAMPLE
+from onnxjvp.kernels.structures import ROW, SAMPLE
 from onnxjvp.runtime import Array, Session
 
 

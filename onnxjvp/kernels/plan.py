@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.ops import Ops
+from onnxjvp.kernels.cotangents import Reading
 from onnxjvp.kernels.labelled import (
     Labelled,
     Labels,
@@ -31,10 +32,8 @@ from onnxjvp.kernels.labelled import (
     summed,
     without_indices,
 )
-from onnxjvp.kernels.structures import SAMPLE, Structure
+from onnxjvp.kernels.structures import ROW, SAMPLE, Structure
 
-#: the axis of rows (combinations of outputs)
-ROW = "a"
 #: axes of the second block, which the first is contracted with
 OTHER_ROW, OTHER_SAMPLE = "b", "m"
 #: the axes of a kernel, by form
@@ -60,11 +59,14 @@ class Use:
     name: str
     #: the parameters (by number) that the weight is made of
     parameters: frozenset[int]
-    structure: Structure
-    #: [K, *axes of `structure.out`]
-    cotangent: Labelled
+    #: ways to read it, which differ in z and in the cotangent
+    readings: tuple[Reading, ...]
     #: which element of all parameters each element of the weight is, where others use them too
     origin: np.ndarray | None
+
+    @property
+    def structure(self) -> Structure:
+        return self.readings[0].structure
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,12 @@ def terms(
       MisalignedError: uses share some elements and not all.
     """
     sizes[ROW] = rows
-    return [_term(i, group, sizes, form, samples) for i, group in enumerate(_joined(uses))]
+    found = []
+    for i, group in enumerate(_joined(uses)):
+        ways = range(max(len(use.readings) for use, _ in group))
+        each = [_term(i, group, way, sizes, form, samples) for way in ways]
+        found.append(min(each, key=lambda term: term.flops))
+    return found
 
 
 #: a use, and the order in which it has the axes of the first use of the same weight
@@ -268,30 +275,37 @@ def _permutation(first: Use, other: Use) -> tuple[int, ...] | None:
 
 
 def _term(
-    number: int, group: Sequence[_Aligned], sizes: dict[str, Dim], form: str, samples: int
+    number: int,
+    group: Sequence[_Aligned],
+    way: int,
+    sizes: dict[str, Dim],
+    form: str,
+    samples: int,
 ) -> Term:
+    """The cheaper form of a term whose uses are read in this way, or the last that they have."""
     first = group[0][0].structure
     weight = tuple(f"w{number}.{i}" for i in range(len(first.weight)))
     sizes.update(zip(weight, first.shape, strict=True))
-    sides = []
-    for k, (use, perm) in enumerate(group):
-        names = {use.structure.weight[axis]: weight[i] for i, axis in enumerate(perm)}
+    sides, readings = [], [use.readings[min(way, len(use.readings) - 1)] for use, _ in group]
+    for k, (reading, (_, perm)) in enumerate(zip(readings, group, strict=True)):
+        structure = reading.structure
+        names = {structure.weight[axis]: weight[i] for i, axis in enumerate(perm)}
         names |= {SAMPLE: SAMPLE, ROW: ROW}
-        for label, size in use.structure.sizes.items():
+        for label, size in structure.sizes.items():
             names.setdefault(label, f"u{number}.{k}.{label}")
             sizes[names[label]] = size
-        z, cotangent = use.structure.z, use.cotangent
-        z = None if z is None else _renamed(z, names)
-        sides.append(Side(z, _renamed(cotangent, names), use.structure.scale))
+        z = None if structure.z is None else _renamed(structure.z, names)
+        sides.append(Side(z, _renamed(reading.cotangent, names), structure.scale))
     found = Term(
         name=group[0][0].name,
         parameters=frozenset[int]().union(*(use.parameters for use, _ in group)),
         weight=weight,
         shape=first.shape,
         sides=tuple(sides),
-        structures=tuple(dict.fromkeys(s for use, _ in group for s in use.structure.named())),
+        structures=tuple(dict.fromkeys(s for r in readings for s in r.structure.named())),
     )
-    return _cheaper(found, Sizes(sizes, samples), form)
+    found = _cheaper(found, Sizes(sizes, samples), form)
+    return replace(found, making=found.making + sum(r.making for r in readings))
 
 
 def _renamed(x: Labelled, names: dict[str, str]) -> Labelled:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike
 
-from onnxjvp.errors import UsageError
+from onnxjvp.errors import UnsupportedOpError, UsageError
 from onnxjvp.graph import dims
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.load import AnyModel, Source, load
@@ -20,8 +20,10 @@ from onnxjvp.graph.parameters import PARAMS, parameters
 from onnxjvp.graph.quantized import LAYOUTS, label_of
 from onnxjvp.graph.regions import captured
 from onnxjvp.kernels.method import FORMS, Problem
+from onnxjvp.kernels.remarks import remarks
 from onnxjvp.kernels.samples import refuse_mixing
 from onnxjvp.passes.linearize import Program
+from onnxjvp.passes.straight import REMEDY
 from onnxjvp.rewrite import Rewritten
 from onnxjvp.rewrite.task import Task, unknown
 from onnxjvp.runtime import Array
@@ -71,9 +73,13 @@ def problem(
     """
     _choose("form", form, FORMS)
     _choose("accumulate", accumulate, ACCUMULATORS)
-    task = Task(model, [PARAMS] if params is None else params, outputs, links=links)
+    task = _task(model, params, outputs, links)
     _check_parameters(task, params)
-    program = task.linearize()
+    try:
+        program = task.linearize()
+    except UnsupportedOpError as error:
+        text = str(error).replace(REMEDY, f"A kernel is not of rounded values: {_BEFORE}")
+        raise UnsupportedOpError(text, error.nodes) from error
     if outputs is not None and task.excluded:
         reasons = "; ".join(f"{name!r}: {why}" for name, why in task.excluded.items())
         raise UsageError(f"there are outputs without a derivative, leave them out: {reasons}")
@@ -108,7 +114,7 @@ def problem(
         axis=str(dims.expression(batch)) if dims.is_named(batch) and _is_symbol(batch) else None,
         unused=tuple(name for name in names if name not in used),
         excluded=dict(task.excluded),
-        notes=_notes(task),
+        notes=(*_notes(task), *remarks(task.source, used, chosen=params is not None)),
     )
 
 
@@ -143,6 +149,29 @@ def sizes_of(
 def _choose(what: str, given: str, known: Sequence[str]) -> None:
     if given not in known:
         raise UsageError(f"unknown {what} {given!r}; choose one of {', '.join(known)}")
+
+
+def _task(
+    model: AnyModel | Rewritten,
+    params: Sequence[str] | None,
+    outputs: Sequence[str] | None,
+    links: Path | None,
+) -> Task:
+    try:
+        return Task(model, [PARAMS] if params is None else params, outputs, links=links)
+    except UsageError as error:
+        if params is not None or repr(PARAMS) not in str(error):
+            raise
+        source = load(model.model if isinstance(model, Rewritten) else model, links=links)
+        if any(map(_holds_codes, source.graph.all_nodes())):
+            raise UsageError(
+                "the model's weights are stored quantised, as integers, and a kernel is over "
+                f"float parameters: {_BEFORE}, or name floats with --params (in Python params=…)"
+            ) from error
+        raise
+
+
+_BEFORE = "take the model as it was before it was quantised"
 
 
 # -- parameters --------------------------------------------------------------------------------
@@ -279,7 +308,12 @@ def _sizes(output: ir.Value, batch: Dim, sizes: Mapping[str, int]) -> tuple[int,
         value = dim.evaluate({name: sizes[name] for name in dim.free_symbols() if name in sizes})
         if not isinstance(value, int):
             missing = ", ".join(sorted(n for n in dim.free_symbols() if not n.startswith("?")))
-            remedy = f"give the size of {missing}" if missing else "choose another output"
+            remedy = (
+                f"give the size of {missing} (--dim NAME=SIZE, in Python sizes=…)"
+                if missing
+                else "make the sizes of the inputs constants (onnxjvp fix MODEL --dim NAME=SIZE), "
+                "or choose another output"
+            )
             raise UsageError(
                 f"the size of axis {axis} of the output {output.name!r} is not known ({dim}); "
                 f"{remedy}"

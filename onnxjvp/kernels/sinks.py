@@ -99,8 +99,12 @@ class _Npy:
         path = _part(out)
         array = np.lib.format.open_memmap(path, "w+", dtype, shape)
         if hasattr(os, "posix_fallocate"):  # a full disk would otherwise kill the process later
-            with path.open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            try:
+                with path.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
         return cls(out, path, array)
 
     @classmethod
@@ -132,8 +136,8 @@ class _Zarr:
     Numbers are not compressed: digits of a kernel hardly are, at the price of time.
     """
 
-    def __init__(self, arrays: Mapping[str, Any]) -> None:
-        self._arrays = arrays
+    def __init__(self, out: Path, arrays: Mapping[str, Any]) -> None:
+        self._out, self._arrays = out, arrays
 
     @classmethod
     def create(cls, out: Path, shapes: Shapes, dtype: np.dtype[Any], block: int) -> _Zarr:
@@ -150,7 +154,7 @@ class _Zarr:
                 arrays[name] = zarr.create_array(out, **made)
             else:
                 arrays[name] = group.create_array(_key(name), **made)
-        return cls(arrays)
+        return cls(out, arrays)
 
     @classmethod
     def reopen(cls, out: Path, shapes: Shapes, dtype: np.dtype[Any]) -> _Zarr | None:
@@ -160,10 +164,16 @@ class _Zarr:
         for name, shape in shapes.items():
             if (arrays[name].shape, arrays[name].dtype) != (shape, dtype):
                 return None
-        return cls(arrays)
+        return cls(out, arrays)
 
     def write(self, name: str, rows: slice, columns: slice, block: Array) -> None:
-        self._arrays[name][rows, columns] = block
+        try:
+            self._arrays[name][rows, columns] = block
+        except OSError as error:
+            raise UsageError(
+                f"{str(self._out)!r} cannot be written: {error.strerror or error}. Blocks that are "
+                "recorded as finished are kept: make room, and run this again to go on"
+            ) from error
 
     def read(self, name: str, rows: slice, columns: slice) -> Array | None:
         try:

@@ -59,7 +59,7 @@ def _structure(
         z=z,
         scale=scale,
         sizes={label: size for label, size in axes.sizes.items() if label not in weight},
-        view=None if axes.plain else axes.view,
+        groups=axes.groups,
     )
 
 
@@ -250,17 +250,13 @@ def _conv(op: Ops, use: Use) -> Structure:
         seen = _patches(op, x, moves, group)
         labels, view = (each, "g", "c", "k", "p"), (batch, group, channels, offsets, pixels)
 
-    def on_axes(op: Ops, ct: ir.Value) -> ir.Value:
-        head = (dims.of(ct)[0], *(sizes[label] for label in lead))
-        return reshaped(op, ct, (*head, group, out_channels // group, pixels))
-
     return Structure(
         out=(*lead, "g", "m", "p"),
         weight=weight,
         shape=(group, out_channels // group, channels, offsets),
         z=Labelled(reshaped(op, seen, view), labels),
         sizes=sizes,
-        view=on_axes,
+        groups=((1, lead), (1, ("g", "m")), (len(image), ("p",))),
     )
 
 

@@ -28,6 +28,8 @@ from onnxjvp.runtime import Array, Session
 
 #: bytes of values below which the runtime plans memory
 PLANNED = 1 << 28
+#: operations of an average product below which a second thread wakes too late to be of use
+ALONE = 1e7
 #: what starts the names of arrays that belong to parameters without structure
 REST = "rest/"
 #: how far a sample's factors may differ, relatively, when it runs among others and alone
@@ -181,11 +183,15 @@ class Structured:
         return self._factors.run(feeds, list(self._cut.axes))
 
     def _loaded(self, model: ir.Model, samples: int) -> Session:
-        """A plan of the memory makes small models faster, and a second run take twice as much."""
+        """A plan of the memory makes small models faster, and a second run take twice as much.
+
+        Of threads that would do little between two waits there is one.
+        """
         small = samples * self._counted[1] < PLANNED
         return Session(
             model,
             providers=self.problem.providers,
+            threads=1 if small and flops.of_a_product(model, samples) < ALONE else None,
             plan_memory=small,
             keep_memory=self.held is None,
         )

@@ -15,7 +15,7 @@ Rules know nothing of kernels, nor of where samples are: `n` is the axis that th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -25,8 +25,10 @@ from onnxjvp.graph.dims import Dim, Dims, UnknownTypeError
 from onnxjvp.graph.ops import Ops
 from onnxjvp.kernels.labelled import Labelled, Labels
 
-#: the axis of samples
-SAMPLE = "n"
+#: the axis of samples, and that of rows (combinations of outputs)
+SAMPLE, ROW = "n", "a"
+#: axes of a tensor in order, so many at a time, and the labels that these are viewed as
+Groups = Sequence[tuple[int, Labels]]
 
 
 class UnstructuredError(Exception):
@@ -37,7 +39,7 @@ class UnstructuredError(Exception):
 class Structure:
     """ẏ = scale · Σ z · θ̇ over named axes."""
 
-    #: axes of y, as `view` gives it, and of θ, of the sizes `shape`
+    #: axes of y, as `groups` or `view` say, and of θ, of the sizes `shape`
     out: Labels
     weight: Labels
     shape: tuple[int, ...]
@@ -46,13 +48,19 @@ class Structure:
     scale: float = 1.0
     #: sizes of the axes of y and z that θ does not have
     sizes: dict[str, Dim] = field(default_factory=dict)
-    #: a cotangent [K, *y] in the axes (K, *out); None: it has them
+    #: which labels axes of y are viewed as, where that moves no element
+    groups: Groups = ()
+    #: where it does: a cotangent [K, *y] in the axes (K, *out)
     view: Callable[[Ops, ir.Value], ir.Value] | None = None
+
+    @property
+    def all_sizes(self) -> dict[str, Dim]:
+        return {**self.sizes, **dict(zip(self.weight, self.shape, strict=True))}
 
     def named(self) -> tuple[str, ...]:
         """What each kind of axis makes of the primitive Jacobian, in the paper's words."""
         z = self.z.labels if self.z is not None else ()
-        sizes = {**self.sizes, **dict(zip(self.weight, self.shape, strict=True)), SAMPLE: 1}
+        sizes = {**self.all_sizes, SAMPLE: 1}
         axes = [label for label in dict.fromkeys((*self.out, *self.weight)) if sizes[label] != 1]
         found = {_kind(label in self.out, label in self.weight, label in z) for label in axes}
         return tuple(kind for kind in KINDS if kind in found)
@@ -172,34 +180,39 @@ class Axes:
             self.out += labels
 
     @property
-    def plain(self) -> bool:
-        """Whether y has these axes as it is."""
-        return self.use.axis is not None and all(len(labels) == 1 for labels in self.of)
-
-    def view(self, op: Ops, ct: ir.Value) -> ir.Value:
-        """A cotangent [K, *y] with these axes."""
-        lead = dims.of(ct)[0]
-        shape = (lead, *(self.sizes[label] for label in self.out))
-        return reshaped(op, ct, shape)
+    def groups(self) -> Groups:
+        own = [(1, labels) for labels in self.of]
+        return own if self.use.axis is not None else [(0, (SAMPLE,)), *own]
 
     def along(self, op: Ops, value: ir.Value, start: int = 0) -> Labelled:
         """An operand that broadcasts against y (its last axis against axis `start - 1` of y, or the
         last): the axes that it has, of size 1 left out."""
-        shape = dims.of(value)
         end = len(self.use.out) + start
-        lead = end - len(shape)
-        kept: list[str] = []
-        sizes: list[Dim] = []
-        for axis, size in enumerate(shape):
-            labels = self.of[lead + axis]
-            whole = self.use.out[lead + axis]
-            if size == 1 and whole != 1:
-                continue
-            if size != whole:
-                raise UnstructuredError("an operand broadcasts in a way that is not known")
+        groups = [(1, labels) for labels in self.of[:end]]
+        found = on_axes(op, value, self.use.out[:end], groups, self.sizes)
+        if found is None:
+            raise UnstructuredError("an operand broadcasts in a way that is not known")
+        return found
+
+
+def on_axes(
+    op: Ops, value: ir.Value, whole: Dims, groups: Groups, sizes: Mapping[str, Dim]
+) -> Labelled | None:
+    """What broadcasts against axes of the sizes `whole`, on the labels of these that it has.
+
+    None: along the axes of one group it is partly of size 1.
+    """
+    shape = (1,) * (len(whole) - len(dims.of(value))) + tuple(dims.of(value))
+    kept: list[str] = []
+    start = 0
+    for count, labels in groups:
+        own, full = shape[start : start + count], tuple(whole[start : start + count])
+        start += count
+        if own == full:
             kept += labels
-            sizes += [self.sizes[label] for label in labels]
-        return Labelled(reshaped(op, value, tuple(sizes)), tuple(kept))
+        elif any(size != 1 for size in own):
+            return None
+    return Labelled(reshaped(op, value, tuple(sizes[label] for label in kept)), tuple(kept))
 
 
 def operand(node: ir.Node, index: int) -> ir.Value:

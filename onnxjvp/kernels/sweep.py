@@ -46,6 +46,8 @@ class Swept:
     #: how often the factors of a block were computed; None on a cluster
     factors: int | None
     seconds: float
+    #: what a reader of the kernel should know
+    notes: tuple[str, ...] = ()
 
 
 def sweep(
@@ -94,6 +96,7 @@ def sweep(
         Path(out).absolute(),
     )
     sinks.check_place(job.out)
+    _check_not_read(job)
     if cluster is not None:
         from onnxjvp.kernels import cluster as remote  # noqa: PLC0415 - distributed is optional
 
@@ -141,6 +144,7 @@ def sweep(
         len(whole) - count,
         engine.kept.computed if cluster is None else None,
         time.perf_counter() - started,
+        kernel.problem.notes,
     )
 
 
@@ -157,6 +161,17 @@ def _located(data: Data) -> Samples:
         for name, found in samples.given.items()
     }
     return Samples(None if samples.file is None else samples.file.absolute(), given)
+
+
+def _check_not_read(job: Job) -> None:
+    """Refuse to write over what is read."""
+    for samples in (job.data, job.other):
+        given = () if samples is None else (samples.file, *samples.given.values())
+        if any(isinstance(path, Path) and path.resolve() == job.out.resolve() for path in given):
+            raise UsageError(
+                f"{str(job.out)!r} holds the samples, and the kernel would replace it; choose "
+                "another name for the kernel"
+            )
 
 
 def _begun(job: Job) -> Manifest | None:

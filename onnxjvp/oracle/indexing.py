@@ -8,6 +8,16 @@ from onnxjvp.oracle.registry import Array, kernel
 
 
 @kernel
+def CumSum(x: Array, axis: Array, *, exclusive: int = 0, reverse: int = 0) -> Array:
+    """`axis` may have one element in place of rank 0: torch's exporter and runtimes allow that."""
+    at = int(axis.reshape(()))
+    turned = np.flip(x, at) if reverse else x
+    total = np.cumsum(turned, axis=at, dtype=x.dtype)
+    total = total - turned if exclusive else total
+    return np.asarray(np.flip(total, at) if reverse else total)
+
+
+@kernel
 def OneHot(indices: Array, depth: Array, values: Array, *, axis: int = -1) -> Array:
     """`values` is [off, on]; indices outside [-depth, depth) are on nowhere."""
     count = int(depth.reshape(()))

@@ -65,6 +65,7 @@ def emit(
         graph.inputs.append(seed.value)
     _remove_dead(graph, results)
     _name_recorded(graph, prefix)
+    graph.outputs.extend(results)
     if judge is not None:
         judge(graph)
     recorded = {v for n in op.nodes for v in n.outputs}
@@ -75,7 +76,6 @@ def emit(
         value.shape = end.declared or (None if value.shape is None else _writable(value.shape))
     for value in graph.inputs:
         value.shape = source.declared.get(value.name or "", value.shape)
-    graph.outputs.extend(results)
     put_back(_with_bodies(graph))
     remember(source.model)
     source.model.ir_version = _ir_version(source.model)

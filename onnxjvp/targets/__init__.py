@@ -115,7 +115,7 @@ def unfit(target: str, nodes: Iterable[ir.Node], opset: int) -> list[Finding]:
     chosen, every = named(target).runtime, list(nodes)
     if chosen is None:
         return []
-    return findings(chosen, every, opset, set(every))
+    return findings(chosen, every, opset, set(every), given=True)
 
 
 def in_order(nodes: Sequence[ir.Node], linear: Collection[ir.Value]) -> list[ir.Node]:

@@ -2,11 +2,13 @@
 
 With few rows a product takes the time in which its weight comes from memory: x W and u W read it
 twice, and onnxruntime packs it twice where the two are not fused alike. The rows of x and u, put
-together, read it once.
+together, read it once. A ConvTranspose turns its weight when it is loaded, and two nodes want room
+for that twice: images of few pixels go through one.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -36,6 +38,8 @@ class _Form(NamedTuple):
     trans_a: int
     trans_b: int
     alpha: float
+    #: of an image: how it is enlarged, and its sizes beside the batch
+    image: tuple[str, Dims] = ("", ())
 
 
 def share(op: Ops, graph: ir.Graph, outputs: Collection[ir.Value]) -> int:
@@ -68,15 +72,18 @@ def share(op: Ops, graph: ir.Graph, outputs: Collection[ir.Value]) -> int:
 
 def _form(node: ir.Node) -> _Form | None:
     """None where it is no product with a large weight of known size."""
-    if node.op_type not in ("Gemm", "MatMul") or node.domain:
+    if node.op_type not in ("Gemm", "MatMul", "ConvTranspose") or node.domain:
         return None
     x, weight = node.inputs[:2]
     if x is None or weight is None or x.shape is None or weight.dtype != ir.DataType.FLOAT:
         return None
-    shape = dims.static(weight)
-    if shape is None or len(shape) != 2 or shape[0] * shape[1] < LARGE:
+    shape, given = dims.static(weight), node.attributes
+    images = node.op_type == "ConvTranspose"
+    if shape is None or (not images and len(shape) != 2) or math.prod(shape) < LARGE:
         return None
-    given = node.attributes
+    if images:
+        how = sorted(f"{name}={attribute.value}" for name, attribute in given.items())
+        return _Form(node.op_type, weight, 0, 0, 1.0, (" ".join(how), dims.of(x)[1:]))
     turned = given.get_int("transA", 0), given.get_int("transB", 0)
     return _Form(node.op_type, weight, *turned, given.get_float("alpha", 1.0))
 
@@ -164,11 +171,13 @@ def _pays(products: Sequence[ir.Node]) -> bool:
 def _sizes(weight: ir.Value) -> tuple[int, int]:
     shape = dims.static(weight)
     assert shape is not None
-    return shape[0], shape[1]
+    return shape[0], math.prod(shape[1:])
 
 
 def _rows(node: ir.Node) -> Dims:
     shape = dims.of(_there(node.inputs[0]))
+    if node.op_type == "ConvTranspose":
+        return shape[:1] + shape[2:]
     return (shape[1],) if node.attributes.get_int("transA", 0) else shape[:-1]
 
 
@@ -212,6 +221,8 @@ def _parts(op: Ops, whole: ir.Value, rows: Sequence[ir.Value], axis: int) -> Seq
 def _shift(op: Ops, node: ir.Node) -> ir.Value | None:
     """beta · C, as a runtime takes it: nothing where beta is 0."""
     bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is not None and node.op_type == "ConvTranspose":
+        return op.unsqueeze(bias, *range(1, rank(_there(node.inputs[0])) - 1))
     beta = node.attributes.get_float("beta", 1.0)
     if bias is None or beta == 0:
         return None

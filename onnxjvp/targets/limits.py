@@ -310,6 +310,8 @@ def resized(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
             return f"{name} gives wrong results there", f"leave {name} out"
     if _by_less_than_an_element(node):
         return "a scale that leaves a size as it is gives wrong results there", "leave it out"
+    if any(axis < 0 for axis in node.attributes.get_ints("axes") or ()):
+        return "axes that count from the end are not there", "count them from the front"
     return None
 
 
@@ -321,6 +323,27 @@ def _by_less_than_an_element(node: ir.Node) -> bool:
         return False
     pairs = zip(x.shape.dims, scales.reshape(-1).tolist(), strict=True)
     return any(isinstance(d, int) and s != 1 and math.floor(d * s) == d for d, s in pairs)
+
+
+@limit
+def pointed(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """pointed: an Einsum with an arrow, if letters that only one operand has are there twice."""
+    left, arrow, _ = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    for term in () if arrow else left.split(","):
+        for letter in filter(str.isalpha, term):
+            if term.count(letter) == left.count(letter) > 1:
+                return f"without an arrow {letter!r} is not summed there", "write the arrow"
+    return None
+
+
+@limit
+def unbatched(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """unbatched: a product of matrices whose batches come before rows and columns."""
+    for name, value in zip(("transBatchA", "transBatchB"), node.inputs, strict=False):
+        few = value is not None and value.shape is not None and len(value.shape) < 3
+        if node.attributes.get_int(name, 0) and not few:
+            return f"{name} is not heeded there", "transpose the operand before"
+    return None
 
 
 @limit

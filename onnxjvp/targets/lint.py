@@ -10,7 +10,8 @@ from typing import Any
 import onnx.defs
 import onnx_ir as ir
 
-import onnxjvp.targets.step_limits  # noqa: F401  (fills the table of limits)
+import onnxjvp.targets.fusion_limits
+import onnxjvp.targets.step_limits  # noqa: F401  (these fill the table of limits)
 from onnxjvp.errors import TargetError
 from onnxjvp.graph.branches import bodies_of
 from onnxjvp.targets import older
@@ -20,15 +21,17 @@ from onnxjvp.targets.runtimes import OPEN, Kernel, Runtime
 _STANDARD = ("", "ai.onnx")
 #: whose finding is what: of the model as it was given, or of what a rewriting adds to it
 MODEL, ADDED = "model", "added"
+#: limits of a file as it was given: what is written has none of it
+_OF_FILES = ("declared",)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A node that a runtime cannot run."""
+    """A node that a runtime cannot run, or all of a file for its opset."""
 
-    #: of the node, or of its first result
+    #: of the node, or of its first result; empty for a file
     node: str
-    #: "Conv", "com.microsoft::Gelu"
+    #: "Conv", "com.microsoft::Gelu"; "opset 22" for a file
     operator: str
     #: "model" or "added"
     place: str
@@ -38,7 +41,7 @@ class Finding:
     remedy: str
 
     def __str__(self) -> str:
-        return f"{self.operator} {self.node}: {self.reason}; {self.remedy}"
+        return f"{' '.join(filter(None, (self.operator, self.node)))}: {self.reason}; {self.remedy}"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ def findings(
     opset: int,
     own: Collection[ir.Node],
     place: str = ADDED,
+    given: bool = False,
 ) -> list[Finding]:
     """Every node, bodies included, that a runtime cannot run.
 
@@ -64,10 +68,15 @@ def findings(
       opset: of ai.onnx, that the file has.
       own: nodes of the model as it was given.
       place: of the others.
+      given: the file is run as it is; else it is written again.
     """
     found = []
+    if given and opset > runtime.reads:
+        reason = f"{runtime.described} reads files up to opset {runtime.reads}"
+        remedy = f"rewrite it for {runtime.name}, or convert it (onnx.version_converter)"
+        found.append(Finding("", f"opset {opset}", MODEL, "opset", reason, remedy))
     for node, outermost in _with_bodies(nodes):
-        problem = judged(runtime, node, opset)
+        problem = judged(runtime, node, opset, given)
         if problem is not None:
             where = MODEL if outermost in own else place
             name = node.name or node.outputs[0].name or ""
@@ -91,8 +100,12 @@ def label_of(node: ir.Node) -> str:
     return node.op_type if node.domain in _STANDARD else f"{node.domain}::{node.op_type}"
 
 
-def judged(runtime: Runtime, node: ir.Node, opset: int) -> Problem | None:
-    """What keeps a runtime from running a node; None where nothing is known to."""
+def judged(runtime: Runtime, node: ir.Node, opset: int, given: bool = False) -> Problem | None:
+    """What keeps a runtime from running a node; None where nothing is known to.
+
+    Args:
+      given: as for `findings`.
+    """
     if node.op_type == "Constant" and node.domain in _STANDARD:
         return None  # which runtimes read as weights
     label, standard = label_of(node), node.domain in _STANDARD
@@ -108,7 +121,7 @@ def judged(runtime: Runtime, node: ir.Node, opset: int) -> Problem | None:
         if standard and runtime.inlines and _is_inlined(runtime, node.op_type, opset):
             return None
         return _missing(runtime, label, version, opset, kernels)
-    complaints = [_complaint(runtime, k, node) for k in kernels if _has(k, version)]
+    complaints = [_complaint(runtime, k, node, given) for k in kernels if _has(k, version)]
     return None if None in complaints else complaints[-1]
 
 
@@ -166,7 +179,7 @@ def _missing(
     )
 
 
-def _complaint(runtime: Runtime, kernel: Kernel, node: ir.Node) -> Problem | None:
+def _complaint(runtime: Runtime, kernel: Kernel, node: ir.Node, given: bool) -> Problem | None:
     for place, taken in kernel.dtypes.items():
         values = node.outputs if place.startswith(">") else node.inputs
         i = int(place.lstrip(">"))
@@ -183,6 +196,8 @@ def _complaint(runtime: Runtime, kernel: Kernel, node: ir.Node) -> Problem | Non
                 "save the model in float32" if "float32" in taken else "cast it before",
             )
     for name, numbers in kernel.limits:
+        if name in _OF_FILES and not given:
+            continue
         complaint = LIMITS[name](node, numbers)
         if complaint is not None:
             return Problem("limit", *complaint)

@@ -7,7 +7,8 @@ has no packed R, and takes its functions element by element: with more rows it i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import itertools
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import onnx_ir as ir
@@ -15,10 +16,11 @@ import onnx_ir as ir
 from onnxjvp.graph import dims
 from onnxjvp.graph.bodies import there
 from onnxjvp.graph.ops import Ops, rank
-from onnxjvp.graph.regions import captured, of_node
+from onnxjvp.graph.regions import of_node
 from onnxjvp.graph.scans import INVARIANTS, Step, Steps, Track, is_scan
 from onnxjvp.graph.shapes import constant
 from onnxjvp.rules.cells import Direction, add_up, directions
+from onnxjvp.targets.ends import Sequences, needed
 from onnxjvp.targets.nodes import apart, change
 
 #: multiplications of a step that take longer than a step of a Scan takes to start its nodes
@@ -46,15 +48,21 @@ class _Recurrence(NamedTuple):
         """[K, N, H]"""
         return self.start if rank(self.start) == 3 else op.unsqueeze(self.start, 0)
 
-    def added_rows(self, op: Ops) -> ir.Value:
-        """[T, K, N, H]"""
-        if rank(self.added) == 3:
-            return op.unsqueeze(self.added, 1)
-        return op.Transpose(self.added, perm=[1, 0, 2, 3])
+    def factor(self, weights: _Part, count: int) -> ir.Value | None:
+        """What is added, before it is multiplied by W; None where it is no such product."""
+        made = self.added.producer()
+        if made is None or made.op_type != "MatMul":
+            return None
+        return there(made.inputs[0]) if _turned(there(made.inputs[1]), count) == weights else None
+
+
+class _Steps(NamedTuple):
+    start: ir.Value  # [1 + ΣK, N, H]
+    added: ir.Value  # [T, 1 + ΣK, N, H]
 
 
 class _Joint(NamedTuple):
-    """One direction of a node and its tangents, as one Scan."""
+    """One direction of a node and its tangents, as one Scan. T is 1 where only ends are read."""
 
     tangents: Sequence[_Recurrence]
     counts: Sequence[ir.Value]  # of each tangent K, as a tensor of one element
@@ -77,12 +85,13 @@ def join(op: Ops, graph: ir.Graph, outputs: Collection[ir.Value]) -> int:
     nodes = [node for node in (*graph, *op.nodes) if _is_large(node)]
     if not nodes:
         return 0
-    needed = _needed(outputs)
-    found = [r for node in op.nodes if (r := _recurrence(node)) and needed & {*node.outputs}]
+    leading = needed(outputs)
+    found = [r for node in op.nodes if (r := _recurrence(node)) and leading & {*node.outputs}]
     changed = 0
     for node in nodes:
         groups = _tangents(node, found)
-        if all(groups) and _join(op, node, groups):
+        tangents = [r.node for group in groups for r in group]
+        if all(groups) and _join(op, node, groups, Sequences(graph, outputs, tangents)):
             changed += node.graph is not None
     return changed
 
@@ -104,21 +113,6 @@ def _is_large(node: ir.Node) -> bool:
     _, _, batch, size = dims.of(y)
     rows = batch if isinstance(batch, int) else 1
     return isinstance(size, int) and rows * size**2 >= LARGE
-
-
-def _needed(values: Iterable[ir.Value | None]) -> set[ir.Value]:
-    """Some values, and all that they are made of."""
-    found: set[ir.Value] = set()
-    waiting = [v for v in values if v is not None]
-    while waiting:
-        value = waiting.pop()
-        if value in found:
-            continue
-        found.add(value)
-        made = value.producer()
-        if made is not None:
-            waiting.extend(v for v in (*made.inputs, *captured(made)) if v is not None)
-    return found
 
 
 # -- what is recorded --------------------------------------------------------------------------
@@ -192,11 +186,18 @@ class _Part(NamedTuple):
 
 def _read(one: _Recurrence, count: int) -> tuple[_Part | None, _Part | None]:
     """Which weights and which states a tangent is made of."""
-    turned = one.weights.producer()
     leaves = _leaves(one.slope)
-    if turned is None or turned.op_type != "Transpose" or len(leaves) != 1:
+    if len(leaves) != 1:
         return None, None
-    return _part(there(turned.inputs[0]), 0, count), _part(leaves.pop(), 1, count)
+    return _turned(one.weights, count), _part(leaves.pop(), 1, count)
+
+
+def _turned(weights: ir.Value, count: int) -> _Part | None:
+    """The part of which a matrix is the transpose."""
+    made = weights.producer()
+    if made is None or made.op_type != "Transpose":
+        return None
+    return _part(there(made.inputs[0]), 0, count)
 
 
 def _part(value: ir.Value, axis: int, count: int) -> _Part | None:
@@ -240,14 +241,23 @@ def _number_like(node: ir.Node) -> ir.Value | None:
 # -- what is made of it ------------------------------------------------------------------------
 
 
-def _join(op: Ops, node: ir.Node, groups: Sequence[Sequence[_Recurrence]]) -> bool:
+def _join(
+    op: Ops, node: ir.Node, groups: Sequence[Sequence[_Recurrence]], sequences: Sequences
+) -> bool:
     """Whether it can be: none of the tangents waits for the states."""
     every = directions(op, of_node(node), [None] * 8, ("Tanh",))
-    joints = [_joint(op, *pair) for pair in zip(every, groups, strict=True)]
-    needed = _needed(joint.last for joint in joints)
+    steps = [_steps(op, node, *pair) for pair in zip(every, groups, strict=True)]
+    waited = needed(itertools.chain.from_iterable((s.start, s.added) for s in steps))
     late = (node, *(r.node for group in groups for r in group))
-    if any(v in needed for n in late for v in n.outputs):
+    if any(v in waited for n in late for v in n.outputs):
         return False
+    # the one direction's last step is the end of Y
+    at = 0 if every[0].track.backwards else -1
+    short = [
+        len(every) == 1 and sequences.shorten(values, at)
+        for values in (node.outputs[:1], [v for r in groups[0] for v in r.node.outputs[1:]])
+    ]
+    joints = [_joint(op, *triple, short) for triple in zip(every, groups, steps, strict=True)]
     y, *more = apart(op, node)
     _put_together(y, [joint.states for joint in joints], axis=1)
     last = [_split(op, joint.last, [op.ints([1]), *joint.counts], axis=0) for joint in joints]
@@ -260,24 +270,60 @@ def _join(op: Ops, node: ir.Node, groups: Sequence[Sequence[_Recurrence]]) -> bo
     return True
 
 
-def _joint(op: Ops, one: Direction, tangents: Sequence[_Recurrence]) -> _Joint:
-    """The Scan over the rows of h, and behind them those of every dh."""
-    added = op.MatMul(one.x, one.weights_w)
+def _steps(op: Ops, node: ir.Node, one: Direction, tangents: Sequence[_Recurrence]) -> _Steps:
+    """The rows of h before the first step, behind them those of every dh; what each step adds.
+
+    Where all that is added is a product with W, that is one product, of x and every u.
+    """
+    count = 2 if node.attributes.get_string("direction", "forward") == "bidirectional" else 1
+    weights = _Part(there(node.inputs[1]), 0, int(count == 2 and one.track.backwards))
+    factors = [r.factor(weights, count) for r in tangents]
+    known = [v for v in factors if v is not None]
+    start = op.Concat(op.unsqueeze(one.first_h, 0), *(r.first_rows(op) for r in tangents), axis=0)
+    if len(known) == len(factors):
+        rows = op.Concat(op.unsqueeze(one.x, 1), *(_lanes(op, v) for v in known), axis=1)
+        return _Steps(start, op.MatMul(rows, one.weights_w))
+    own = op.unsqueeze(op.MatMul(one.x, one.weights_w), 1)
+    return _Steps(start, op.Concat(own, *(_lanes(op, r.added) for r in tangents), axis=1))
+
+
+def _lanes(op: Ops, value: ir.Value) -> ir.Value:
+    """[T, K, N, ·] of [T, N, ·] or [K, T, N, ·]"""
+    if rank(value) == 3:
+        return op.unsqueeze(value, 1)
+    return op.Transpose(value, perm=[1, 0, 2, 3])
+
+
+def _joint(
+    op: Ops,
+    one: Direction,
+    tangents: Sequence[_Recurrence],
+    steps: _Steps,
+    short: Sequence[bool],
+) -> _Joint:
+    """The Scan over the rows of h and of every dh.
+
+    Args:
+      short: whether nothing but the end is read of the states, and of their tangents.
+    """
+    counts = [_count(op, r.first_rows(op)) for r in tangents]
+    sizes = _halves(op, counts)
+    step, track = Step(op), Track(0, one.track.backwards)
+    rows = step.state(steps.start)
+    rows = step.MatMul(rows, step.read(tangents[0].weights))
+    rows = step.Add(rows, step.slice(steps.added, track))
+    a, t = step.emit("Split", (rows, step.read(sizes)), {"axis": 0}, 2)
     bias = add_up(op, [one.primal.wb, one.primal.rb])
     if bias is not None:
-        added = op.Add(added, bias)
-    starts = [r.first_rows(op) for r in tangents]
-    counts = [_count(op, v) for v in starts]
-    step, track = Step(op), Track(0, one.track.backwards)
-    rows = step.state(op.Concat(op.unsqueeze(one.first_h, 0), *starts, axis=0))
-    rows = step.MatMul(rows, step.read(tangents[0].weights))
-    slices = op.Concat(op.unsqueeze(added, 1), *(r.added_rows(op) for r in tangents), axis=1)
-    rows = step.Add(rows, step.slice(slices, track))
-    a, t = step.emit("Split", (rows, step.read(_halves(op, counts))), {"axis": 0}, 2)
+        a = step.Add(a, step.read(bias))
     h = one.activations[0].value(step, a)
     t = step.Mul(_slope(step, tangents[0].slope, {}, h), t)
-    last, states, moves = step.finish([step.Concat(h, t, axis=0)], [(h, track), (t, track)])
-    return _Joint(tangents, counts, last, states, moves)
+    given = [(value, track) for value, left in zip((h, t), short, strict=True) if not left]
+    last, *whole = step.finish([step.Concat(h, t, axis=0)], given)
+    if any(short):
+        ends = op.emit("Split", (op.unsqueeze(last, 0), sizes), {"axis": 1}, 2)
+        whole = [end if left else whole.pop(0) for end, left in zip(ends, short, strict=True)]
+    return _Joint(tangents, counts, last, *whole)
 
 
 def _count(op: Ops, rows: ir.Value) -> ir.Value:

@@ -48,6 +48,8 @@ class Runtime:
     source: str
     #: opsets of ai.onnx that a file may have
     opsets: tuple[int, int]
+    #: the newest opset of a file that it does not turn away as a whole
+    reads: int
     #: whether operators that ONNX defines by others are put together of these
     inlines: bool
     #: dtypes of which a kernel for another dtype makes do, the runtime casting around it
@@ -88,6 +90,7 @@ def runtime(name: str) -> Runtime:
         said["version"],
         said["source"],
         _span(said["opsets"]),
+        int(said.get("reads", OPEN)),
         said.get("inlines") == "yes",
         dict(_pairs(said.get("casts", ""))),
         {label: tuple(kernels) for label, kernels in operators.items()},

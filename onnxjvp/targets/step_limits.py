@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxjvp.graph.branches import bodies_of
-from onnxjvp.graph.scans import INVARIANTS
+from onnxjvp.graph.bodies import leading_to, reads
+from onnxjvp.graph.branches import UNDECLARED, bodies_of
+from onnxjvp.graph.scans import INVARIANTS, Steps
 from onnxjvp.graph.shapes import constant
 from onnxjvp.targets.limits import Complaint, limit
 
@@ -40,6 +41,45 @@ def flat(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
     if not nested:
         return None
     return f"a {nested[0].op_type} in its body reads what the body computes", "write it without"
+
+
+@limit
+def counted(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """counted: a Scan some of whose slices its states need, or results that are read."""
+    if counts(node):
+        return None
+    return "no slice is read in its body, and one step is all it makes there", "write a Loop"
+
+
+def counts(node: ir.Node) -> bool:
+    """Whether a Scan reads a slice for anything but results that nothing reads."""
+    steps = Steps.of(node)
+    results = zip(node.outputs[steps.states :], steps.body.outputs[steps.states :], strict=True)
+    ends = [*steps.body.outputs[: steps.states]]
+    ends += [inner for v, inner in results if v.uses() or v.is_graph_output() or node.graph is None]
+    read = {*ends}.union(*(reads(n) for n in leading_to(list(steps.body), ends)))
+    taken = _slices(steps)
+    return not taken or any(v in read for v in taken)
+
+
+@limit
+def declared(node: ir.Node, numbers: Sequence[int]) -> Complaint | None:
+    """declared: in the file, the dtypes of a Scan's slices, and dtype and shape of the number of a
+    Loop's turn; as in any file that is written here.
+    """
+    if node.op_type == "Scan":
+        inputs, wanted = _slices(Steps.of(node)), ["dtype"]
+    else:
+        inputs, wanted = node.attributes["body"].as_graph().inputs[:1], ["dtype", "shape"]
+    lacking = [v for v in inputs if v.meta.get(UNDECLARED) in wanted]
+    if not lacking:
+        return None
+    what = f"its body's input {lacking[0].name!r} has no {lacking[0].meta[UNDECLARED]} in the file"
+    return what, "declare it (what onnxjvp writes does)"
+
+
+def _slices(steps: Steps) -> Sequence[ir.Value]:
+    return steps.body.inputs[steps.states : steps.states + len(steps.taken)]
 
 
 @limit

@@ -23,8 +23,10 @@ from onnxjvp.runtime import ModelLike, Session, TensorSpec, check_feeds, random_
 from onnxjvp.verification.checks import CHECKS
 from onnxjvp.verification.checks.losses import parse
 from onnxjvp.verification.contract import Contract
+from onnxjvp.verification.drawn import Drawn
 from onnxjvp.verification.engines import seeded
 from onnxjvp.verification.point import Values, draw_inputs, known_sizes
+from onnxjvp.verification.precision import narrowest
 from onnxjvp.verification.report import Array, Report
 from onnxjvp.verification.subject import Subject
 
@@ -112,7 +114,8 @@ def verify(
     added = {spec.name for spec in extra}
     given = {name: array for name, array in (inputs or {}).items() if name not in added}
     feeds = draw_inputs(plain, given, seed, sizes)
-    primal = Session(before, providers=providers, optimize=False).run(feeds)
+    drawn = Drawn.among(plain, given)
+    primal = drawn.original(Session(before, providers=providers, optimize=False).run, feeds)
     more = _draw_extra(contract, extra, inputs or {}, primal, seed)
 
     def run_again(values: Values) -> Values:
@@ -127,7 +130,7 @@ def verify(
         extra=frozenset(more),
         primal=primal,
         # equal seeds draw equal numbers in the first run of a session only
-        run=run_again if random else session.run,
+        run=drawn.rewritten(run_again if random else session.run),
         specs={spec.name: spec for spec in session.inputs},
         known=_known(contract, original, feeds),
         baked=baked,
@@ -139,8 +142,10 @@ def verify(
         and contract.layout != "stacked"
         and not contract.shared
         and contract.raised_from is None,
+        narrowest=narrowest(original.graph),
     )
-    return CHECKS[contract.emit](subject).report()
+    checks = CHECKS[contract.emit](subject)
+    return drawn.judge(checks.report(), primal, checks.undefined())
 
 
 def _draw_extra(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
 
 from onnxjvp.oracle import Evaluator
 from onnxjvp.runtime import ModelLike, TensorSpec
 from onnxjvp.verification.contract import Contract
 from onnxjvp.verification.point import Values
+from onnxjvp.verification.precision import Dtype, narrower
+from onnxjvp.verification.report import Array
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,33 @@ class Subject:
     tolerance: float | None
     #: whether f(x) must be the original's bit for bit
     exact: bool
+    #: output of the original → the narrowest dtype on the way to it
+    narrowest: Mapping[str, Dtype]
+
+    def dtype(self, tensor: str, values: Array) -> Dtype:
+        """The dtype that a float tensor is judged by.
+
+        Its own, or the narrowest of the original's on the way to the outputs that it belongs to:
+        what the rewritten model adds is no excuse.
+        """
+        outputs = self._owners.get(tensor, self.contract.outputs)
+        found = narrower((values.dtype, *(self.narrowest.get(name) for name in outputs)))
+        assert found is not None
+        return found
+
+    def is_half(self, output: str) -> bool:
+        """Whether an output of the original is float16, or computed of such."""
+        values = self.primal[output]
+        return np.dtype(np.float16) in (values.dtype, self.narrowest.get(output))
+
+    @cached_property
+    def _owners(self) -> dict[str, tuple[str, ...]]:
+        """Tensor → the one output that it belongs to; gradients belong to all."""
+        owners: dict[str, tuple[str, ...]] = {name: (name,) for name in self.primal}
+        if self.contract.form in ("jvp", ""):
+            for name, forms in self.contract.results.items():
+                owners |= dict.fromkeys(forms.values(), (name,))
+        return owners
 
     @cached_property
     def original(self) -> Evaluator:

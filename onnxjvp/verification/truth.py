@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from onnxjvp.oracle import Derivative, Evaluator, NoOracleError, directional_derivative
 from onnxjvp.verification.point import Values
+from onnxjvp.verification.precision import Dtype
 from onnxjvp.verification.report import (
     AMPLIFIED,
     DIFFERENCES,
@@ -30,6 +31,7 @@ class Truth:
       variables: inputs, parameters and values inside.
       outputs: names of values that will be asked about.
       runtime: what a runtime makes of some outputs; the evaluation is trusted only if it agrees.
+      dtype: (output, its values) → the dtype that says how well.
     Raises:
       NoOracleError: the model cannot be evaluated, or not as the runtime does.
     """
@@ -41,8 +43,9 @@ class Truth:
         variables: Sequence[str],
         outputs: Sequence[str],
         runtime: Mapping[str, Array],
+        dtype: Callable[[str, Array], Dtype],
     ) -> None:
-        self._evaluator, self._feeds = evaluator, dict(feeds)
+        self._evaluator, self._feeds, self._dtype = evaluator, dict(feeds), dtype
         wanted = dict.fromkeys((*outputs, *variables, *runtime))
         values = evaluator.run(self._feeds, list(wanted))
         #: the variables at the point
@@ -68,9 +71,9 @@ class Truth:
 
     def _check_trusted(self, runtime: Mapping[str, Array]) -> None:
         for name, found in runtime.items():
-            expected, dtype = self.primal[name], found.dtype
-            if dtype.kind != "f":
+            if found.dtype.kind != "f":
                 continue
+            expected, dtype = self.primal[name], self._dtype(name, found)
             apart = distance(found, expected)
             allowed = TOLERANCES[dtype.name]
             if apart <= allowed.rounding:

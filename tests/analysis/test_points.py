@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -75,3 +77,26 @@ def test_what_fails_in_one_ends_all(
     assert len(begun) <= 2
     with pytest.raises(InputError):
         norm(UNET, [images[0], {"noisy": np.zeros((1, 1, 8), np.float32)}], samples=4)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")
+def test_an_interrupt_stops_all_points(
+    images: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None is worked at to its end, and none is begun."""
+    monkeypatch.setattr(points, "_cores", lambda: 2)
+    seen: set[int] = set()
+    once, main = iter([True]), threading.main_thread().ident
+    assert main is not None
+
+    def work(operator: Any, i: int) -> None:
+        seen.add(i)
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            operator.matvec(np.ones(64))
+            if len(seen) == 2 and next(once, False):  # as a terminal does: to the main thread
+                signal.pthread_kill(main, signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        points.at_each(work, jacobian_operator(UNET, images[0], blocks=True), images)
+    assert seen == {0, 1}

@@ -9,7 +9,7 @@ from networks import relu_net
 from region_networks import CASES, drawn, model_of, moved
 
 import onnxjvp
-from onnxjvp.analysis import regions, walk
+from onnxjvp.analysis import jacobians, maps, regions, walk
 from onnxjvp.errors import NotConvergedError
 from onnxjvp.oracle import Evaluator
 from onnxjvp.runtime import Session
@@ -110,3 +110,19 @@ def test_a_walk_finds_every_region() -> None:
     assert walk(found, x, x).digests == (precise.at(x).digest,)
     with pytest.raises(NotConvergedError, match=r"4 regions were found on .* by 4 evaluations"):
         walk(found, x, z, most=4)
+
+
+# -- A and b -----------------------------------------------------------------------------------
+
+
+def test_other_points_load_nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, rng = relu_net(), np.random.default_rng(5)
+    x, z = ({"x": rng.standard_normal((n, 4)), "c": rng.standard_normal((n, 2))} for n in (2, 3))
+    found, expected = regions(model), onnxjvp.affine_parameters(model, z)
+    found.affine(x)
+    monkeypatch.delattr(jacobians, "Session")
+    monkeypatch.delattr(maps, "LinearizedSession")
+    for each, truth in zip(found.affine(z, mode="reverse"), expected, strict=True):
+        assert each.keys() == truth.keys()
+        for name, array in truth.items():
+            np.testing.assert_allclose(each[name], array, atol=1e-12)

@@ -139,6 +139,19 @@ def test_edges(
     assert [edge.distance for edge in edges] == [ahead, behind]
 
 
+def test_a_divisor_that_vanishes_ends_a_region_and_not_a_code() -> None:
+    """Mod(x, x) is not a number at 0, and has the quotient 1 on both sides."""
+    found = regions(build("y = Mod<fmod=1>(x, x)", {"x": ("N",)}), precise=True)
+    x, u = {"x": np.array([2.0])}, {"x": np.array([-1.0])}
+    ahead, behind = found.boundary(x, u)
+    assert (ahead.distance, behind.distance) == (2, INF)
+    beyond = {"x": np.array([-1.0])}
+    assert found.differences(x, beyond) == []
+    assert walk(found, x, beyond).regions == 1
+    with pytest.raises(InputError, match="not a number"):
+        found.at({"x": np.array([0.0])})
+
+
 def test_ties_and_margins() -> None:
     model = build(
         "y = MaxPool<kernel_shape=[2]>(x)\nz = Relu(x)", {"x": (1, 1, 4)}, outputs=("y", "z")

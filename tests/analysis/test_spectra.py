@@ -214,6 +214,60 @@ def test_vectors_have_the_shapes_of_their_tensors() -> None:
     np.testing.assert_allclose(pushed, found.values[0] * found.left["y"][0], atol=1e-12)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_vectors_have_the_dtypes_of_their_tensors(dtype: str) -> None:
+    """They can be added to x; values, residuals and errors are float64."""
+    for kind, method, matrix in (
+        ("singular", "krylov", SINGULAR["decaying"]),
+        ("singular", "dense", SINGULAR["wide"]),
+        ("eigen", "krylov", EIGEN["real"]),
+        ("eigen", "krylov", EIGEN["complex"]),
+    ):
+        model, x = model_of(matrix, dtype)
+        found = spectrum(model, x, 2, kind=kind, method=method).require()
+        assert found.residuals.dtype == found.errors.dtype == np.float64
+        expected = np.dtype(dtype)
+        if np.iscomplexobj(found.values):
+            expected = np.dtype("complex128" if dtype == "float64" else "complex64")
+        for vectors in (*found.right.values(), *found.left.values()):
+            assert vectors.dtype == expected
+            lengths = np.linalg.norm(vectors.astype(complex), axis=1)
+            np.testing.assert_allclose(lengths, 1, atol=4 * np.finfo(expected).eps)
+
+
+def test_an_operator_stands_for_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is rewritten or loaded again, and it stays where it is."""
+    path = MODELS / "digits_unet.onnx"
+    image = np.random.default_rng(0).random((3, 1, 8, 8), np.float32)
+    points = samples({"noisy": image})
+    alone = (
+        spectrum(path, points, 2),
+        onnxjvp.norm(path, points[1]),
+        dense_jacobian(path, points[2]),
+    )
+    J = onnxjvp.jacobian_operator(path, points[0])
+    J.matmat(np.eye(64)[:, :2])
+    column = J.matvec(np.ones(64))
+
+    def load(*_: Any, **__: Any) -> None:
+        raise AssertionError("a session is made")
+
+    monkeypatch.setattr(onnxjvp.analysis.maps, "LinearizedSession", load)
+    for one, other in zip(spectrum(J, points, 2), alone[0], strict=True):
+        np.testing.assert_allclose(one.values, other.values, rtol=1e-5)
+    assert onnxjvp.norm(J, points[1]).value == pytest.approx(alone[1].value, rel=1e-5)
+    found = dense_jacobian(J, points[2])
+    for pair, matrix in alone[2].items():
+        np.testing.assert_allclose(found[pair], matrix, atol=1e-5)
+    beside = onnxjvp.jacobian_operator(J, points[1])
+    assert np.abs(beside.matvec(np.ones(64)) - column).max() > 1e-3
+    np.testing.assert_array_equal(J.matvec(np.ones(64)), column)
+    with pytest.raises(UsageError, match="made with wrt, providers of its own"):
+        spectrum(J, points[0], wrt=["noisy"], providers=["cpu"])
+    with pytest.raises(onnxjvp.InputError):
+        spectrum(J, {"noisy": image.astype(np.float64)})
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in MODELS.glob("*.onnx")))
 def test_every_trained_model(name: str) -> None:
     operator, J = trained_operator(name)
@@ -263,6 +317,37 @@ def test_an_iteration_is_one_call_each_way() -> None:
     assert (operator.used["jvp"], operator.used["vjp"]) == (A.forward, A.backward)
 
 
+@pytest.mark.parametrize("shape", [(1, 300), (300, 1), (1, 1)])
+def test_a_space_that_ends_at_its_first_look(shape: tuple[int, int]) -> None:
+    """How exact products are is measured before it is said that they are not exact enough."""
+    matrix = np.random.default_rng(0).standard_normal(shape)
+    for dtype in ("float16", "float32"):
+        found = spectrum(*model_of(matrix.astype(dtype), dtype), 3, method="krylov").require()
+        assert abs(found.values[0] - np.linalg.norm(matrix)) <= 2 * found.errors[0]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_small_and_large_values(scale: float) -> None:
+    for kind, method in (("singular", "krylov"), ("singular", "alternating"), ("eigen", "krylov")):
+        matrix = (SINGULAR if kind == "singular" else EIGEN)[
+            "decaying" if kind == "singular" else "complex"
+        ]
+        plain, scaled = (
+            spectrum(*model_of(m.astype(np.float32), "float32"), 3, kind=kind, method=method)
+            for m in (matrix, scale * matrix)
+        )
+        np.testing.assert_allclose(scaled.require().values / scale, plain.values, rtol=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-160, 1e160])
+def test_values_without_squares_are_refused(scale: float) -> None:
+    model, x = model_of(scale * SINGULAR["decaying"])
+    with pytest.raises(UsageError, match="squares float64 cannot hold"):
+        spectrum(model, x, 2, method="krylov")
+    with pytest.raises(UsageError, match="squares float64 cannot hold"):
+        onnxjvp.norm(model, x)
+
+
 def test_refusals(tmp_path: Path) -> None:
     model, x = model_of(SINGULAR["wide"])
     with pytest.raises(UsageError, match="40 x 90, and only square ones have eigenvalues"):
@@ -275,6 +360,8 @@ def test_refusals(tmp_path: Path) -> None:
         spectrum(model, x, 40, method="svds")
     with pytest.raises(UsageError, match="ask for 1 or more"):
         spectrum(model, x, 0)
+    with pytest.raises(UsageError, match="seed of -1"):
+        spectrum(model, x, seed=-1)
     with pytest.raises(UsageError, match="no point"):
         spectrum(model, [])
     with pytest.raises(UsageError, match="no batch axis in common"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import os
 import signal
@@ -11,8 +12,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from command_line import Cli, Refused, listing
+from command_line import Cli, Refused, listing, value
 from wine import MODEL, drawn
 
 import onnxjvp
@@ -139,6 +141,30 @@ def read(path: Path) -> np.ndarray:
     return found
 
 
+@zarr_only
+def test_a_full_disk(
+    cli: Cli, refused: Refused, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zarr  # noqa: PLC0415 - optional
+
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def no_room(*_: object) -> None:
+        raise full
+
+    given = (MODEL, data, "--trace", "--block", 5, *QUICK, "-o")
+    with monkeypatch.context() as patch:
+        patch.setattr(zarr.Array, "__setitem__", no_room)
+        result = cli("ntk", *given, data.with_name("k.zarr"))
+        assert result.code == 2
+        assert "No space left" in result.err
+        assert "run this again" in result.err
+    assert cli("ntk", *given, data.with_name("k.zarr")).code == 0
+    if hasattr(os, "posix_fallocate"):
+        monkeypatch.setattr(os, "posix_fallocate", no_room)
+        refused(2, ["No space left"], "ntk", *given, data.with_name("k.npy"))
+
+
 # -- explained, and as an operator -------------------------------------------------------------
 
 
@@ -177,10 +203,71 @@ def test_as_an_operator(cli: Cli, data: Path, full: np.ndarray) -> None:
 def test_plot(cli: Cli, data: Path) -> None:
     path = data.with_name("k.png")
     found = cli("ntk", MODEL, data, "--plot", path, *QUICK, "--json").json()
-    assert (found["eigenvalues drawn"], found["written"]) == (36, [str(path)])
+    assert (found["picture"]["eigenvalues"], found["written"]) == ({"": 36}, [str(path)])
     assert path.read_bytes().startswith(b"\x89PNG")
     result = cli("ntk", MODEL, data, data, "--trace", "--plot", path, "--force", *QUICK)
-    assert "the spectrum is not drawn" in result.out
+    assert "the spectrum is not drawn: the samples of the columns are others" in result.out
+
+
+@pytest.mark.skipif(importlib.util.find_spec("matplotlib") is None, reason="needs matplotlib")
+@pytest.mark.parametrize("out", [False, pytest.param(True, marks=zarr_only)])
+def test_plot_of_groups(cli: Cli, data: Path, out: bool) -> None:
+    path = data.with_name("k.png")
+    written = ("-o", data.with_name("k.zarr")) if out else ()
+    given = ("--group-by", "parameter", "--diagonal", "--plot", path, *written, *QUICK)
+    found = cli("ntk", MODEL, data, *given, "--json").json()
+    names = [row["group"] for row in found["kernel"]["arrays"]]
+    assert names == list(ntk(MODEL, groups="parameter").problem.groups)
+    assert found["picture"]["eigenvalues"] == dict.fromkeys(names, 12)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+# -- samples that are odd ----------------------------------------------------------------------
+
+
+def test_samples_that_are_not_finite(cli: Cli, refused: Refused, data: Path) -> None:
+    x = X.copy()
+    x[3, 0] = np.nan
+    np.save(data, x)
+    result = cli("ntk", MODEL, data, "--trace", *QUICK)
+    assert "23 of 144 numbers are not finite: the samples 3 hold NaN" in result.out
+    found = cli("ntk", MODEL, data, "--trace", *QUICK, "--json").json()["kernel"]["arrays"]
+    assert (found[0]["not_finite"], found[0]["bad_rows"]) == (23, [3])
+    for asked in ("--eigs=2", "--cond"):
+        refused(2, ["not finite", "samples"], "ntk", MODEL, data, asked)
+
+
+def test_sizes_come_from_the_samples(cli: Cli, tmp_path: Path) -> None:
+    """Of a model of sequences, whose outputs are as many as a sample has tokens."""
+    rng = np.random.default_rng(0)
+    E, W = (rng.standard_normal(shape).astype(np.float32) for shape in ((7, 4), (4, 3)))
+    nodes = [
+        onnx.helper.make_node("Gather", ["E", "ids"], ["h"]),
+        onnx.helper.make_node("MatMul", ["h", "W"], ["y"]),
+    ]
+    graph = onnx.helper.make_graph(
+        nodes,
+        "tokens",
+        [value("ids", onnx.TensorProto.INT64, ["batch", "seq"])],
+        [value("y", onnx.TensorProto.FLOAT, ["batch", "seq", 3])],
+        [onnx.numpy_helper.from_array(E, "E"), onnx.numpy_helper.from_array(W, "W")],
+    )
+    imports = [onnx.helper.make_opsetid("", 18)]
+    path, ids = tmp_path / "tokens.onnx", rng.integers(0, 7, (3, 5))
+    onnx.save(onnx.helper.make_model(graph, opset_imports=imports, ir_version=9), path)
+    np.save(tmp_path / "ids.npy", ids)
+    same, inner = ids[:, None, :, None] == ids[None, :, None], E[ids]
+    expected = np.einsum("ijst,ao->ijsato", same, W.T @ W) + np.einsum(
+        "isk,jtk,ao->ijsato", inner, inner, np.eye(3)
+    )
+    for method in ("structured", "contraction"):
+        out = tmp_path / f"{method}.npy"
+        result = cli("ntk", path, tmp_path / "ids.npy", "-o", out, "--method", method)
+        assert (result.code, result.err) == (0, "")
+        close(np.load(out), expected.reshape(3, 3, 15, 15))
+    assert cli("ntk", path, tmp_path / "ids.npy", "--eigs", 2).code == 0
+    assert cli("ntk", path, "--explain", "--dim", "seq=5").code == 0
+    assert cli("ntk", path, "--explain").code == 2
 
 
 # -- what is refused ---------------------------------------------------------------------------
@@ -201,7 +288,13 @@ def test_plot(cli: Cli, data: Path) -> None:
         (("x.npy", "-o", "k.txt"), [".zarr or .npy"]),
         (("x.npy", "-o", "no/k.npy"), ["no folder"]),
         (("x.npy", "--group-by", "module", "-o", "k.npy", *QUICK), ["one kernel"]),
-        (("x.npy", "--group-by", "module", "--plot", "k.png"), ["--group-by"]),
+        (("x.npy", "--block", "3"), ["--block", "--out"]),
+        (("--explain", "--plot", "k.png"), ["--explain", "data"]),
+        (("x.npy", "-o", "x.npy", "--force"), ["x.npy", "is read"]),
+        (("x.npy", "--solve", "y.npy", "--solution", "y.npy", "--force"), ["y.npy", "is read"]),
+        (("x.npy", "--trace", "--memory", "1KB", *QUICK), ["1.125 KiB", "--out"]),
+        (("x.npy", "--dim", "n=3"), ["--dim", "random:SEED"]),
+        (("x.npy", "--input", "features=random:0"), ["x.npy", "--input gives all"]),
         (("x.npy", "--memory", "much"), ["much", "4GB"]),
         (("x.npy", "--method", "magic"), ["magic", "structured"]),
         (("x.npy", "--params", "no*"), ["no*"]),

@@ -142,6 +142,14 @@ def test_pictures(cli: Cli, tmp_path: Path, command: str, options: tuple[str, ..
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_without_images(cli: Cli, diagonal: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    plot = tmp_path / "p.png"
+    at = ("--input", "x=random:0", "-k", "2", "--values", "eigen")
+    assert cli("spectrum", diagonal, *at, "--plot", plot).code == 0
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
 def test_refusals(refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cnn = (MODELS / "digits_cnn.onnx", "--input", "image=random:0", "--dim", "batch=1")
     refused(2, ["10 x 64", "only square"], "spectrum", *cnn, "--values", "eigen")

@@ -203,7 +203,7 @@ def _cnn(width: int, outputs: int, side: int, layers: int = 2) -> ModelProto:
         (Contraction, 128, 64, {"width": 2, "outputs": 2, "samples": 2, "side": 0}),
         (Products, 8, 8, {"width": 2, "outputs": 1, "samples": 2, "side": 2}),
         (Structured, 1, 16, {"width": 2, "outputs": 1, "side": 2}),
-        (Structured, 256, 128, {"width": 1, "outputs": 2, "samples": 2}),
+        (Structured, 256, 64, {"width": 1, "outputs": 2, "samples": 2}),
     ],
 )
 def test_growth_is_that_of_the_third_table(

@@ -14,10 +14,10 @@ from onnx import ModelProto
 
 from onnxjvp.errors import UnsupportedOpError
 from onnxjvp.kernels.cut import Cut
-from onnxjvp.kernels.plan import ROW, Term
+from onnxjvp.kernels.plan import Term
 from onnxjvp.kernels.problem import problem
 from onnxjvp.kernels.structured import Structured
-from onnxjvp.kernels.structures import SAMPLE
+from onnxjvp.kernels.structures import ROW, SAMPLE
 
 CONSTANT, BLOCK = "constant block-diagonal", "block-diagonal"
 OUTPUT_TILED, INPUT_TILED = "output block-tiled", "input block-tiled"
@@ -343,6 +343,25 @@ def test_parameters_without_structure_go_by_their_jacobian() -> None:
     )
     assert set(method.exceptions) == {"V", "g"}
     assert [list(term.parameters) for term in method.terms]
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+@pytest.mark.parametrize("activation", ["Relu", "Tanh"])
+def test_what_all_rows_share_is_summed_once(activation: str, batch: int | str) -> None:
+    """Before a mean over seven places, cotangents of rows differ by a number a channel alone."""
+    body = f"""
+        h = MatMul(x, W)
+        g = Add(h, b)
+        s = Mul(g, scale)
+        a = {activation}(s)
+        m = ReduceMean<keepdims = 0>(a, axis)
+        y = MatMul(m, V)
+    """
+    params = {"W": weights(4, 5), "b": weights(5), "scale": weights(1, 5), "V": weights(5, 3)}
+    model = build(body, {"x": (batch, 7, 4)}, {**params, "axis": np.array([1])})
+    x = {"x": np.random.default_rng(0).standard_normal((3, 7, 4))}
+    method = compare(model, x, list(params))
+    assert not any(7 in array.shape for array in method.factors(x).arrays.values())
 
 
 @pytest.mark.parametrize("form", ["diagonal", "trace"])

@@ -247,6 +247,39 @@ def test_a_shared_file_is_accepted_again() -> None:
         assert_close(results[0][name], value, TOLERANCES["float32"], name)
 
 
+ENLARGED = {
+    "": (5, 4),
+    "strides=[2, 2], pads=[1, 0, 1, 0]": (5, 4),
+    "group=2": (6, 2),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("how", ENLARGED)
+@pytest.mark.usefixtures("always")
+def test_images_of_few_pixels_are_enlarged_together(how: str, form: str) -> None:
+    channels, width = ENLARGED[how]
+    groups = 2 if "group=2" in how else 1
+    params = {"w": weights(channels, width, 2, 3), "b": weights(groups * width)}
+    body = f"h = ConvTranspose<{how}>(x, w, b)\ny = Tanh(h)".replace("<>", "")
+    model = build(body, {"x": ("N", channels, 3, 4)}, params, dtype="float32")
+    made = FORMS[form](model)
+    if form != "vjp":  # which convolves
+        assert op_types(checked(made)).count("ConvTranspose") == 1
+        assert ("shared" in made.report) == (form != "clone-stacked")
+    assert not failed(verify(model, made.proto(), dims={"N": N}))
+
+
+@pytest.mark.usefixtures("always")
+def test_images_of_other_sizes_are_enlarged_apart() -> None:
+    body = "a = ConvTranspose(x, w)\nc = ConvTranspose(z, w)\nd = ReduceSum(c)\ny = Mul(a, d)"
+    inputs = {"x": ("N", 5, 3, 3), "z": ("N", 5, 4, 3)}
+    model = build(body, inputs, {"w": weights(5, 4, 2, 2)}, dtype="float32")
+    made = jvp(model, target="cpu")
+    assert op_types(checked(made)).count("ConvTranspose") == 2
+    assert not failed(verify(model, made.proto(), dims={"N": N}))
+
+
 # -- where it pays -----------------------------------------------------------------------------
 
 

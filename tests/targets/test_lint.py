@@ -33,7 +33,7 @@ def _model(body: str, dtype: str = "float32", opset: int = 18) -> onnx.ModelProt
     return build(body, {"x": ("N", 4)}, dtype=dtype, opset=opset)
 
 
-def _found(model: onnx.ModelProto, target: str) -> list[tuple[str, str]]:
+def _found(model: onnx.ModelProto | ir.Model, target: str) -> list[tuple[str, str]]:
     source = load(model)
     opset = source.model.opset_imports[""]
     return [(f.operator, f.kind) for f in unfit(target, source.graph, opset)]
@@ -88,6 +88,111 @@ def test_an_operator_that_is_newer_than_the_runtime() -> None:
         dtype="float32",
     )
     assert _found(resized, "mobile") == [("Resize", "opset")]
+
+
+ELEMENTS = {"x": ("N", 3), "one": np.ones((1, 1, 1), np.float32)}
+SCAN = "c, y = Scan<num_scan_inputs=1, body=b ({}) => (next, out) {{{}}}>(c0, x)"
+TYPED = "a, float[3] r"
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "operators"),
+    [
+        ('y = Einsum<equation="ii">(x)', {"x": (3, 3)}, ["Einsum"]),
+        ('y = Einsum<equation="ij,jj">(x, x)', {"x": (3, 3)}, []),
+        ('y = Einsum<equation="ii->">(x)', {"x": (3, 3)}, []),
+        ("y = com.microsoft.FusedMatMul<transBatchA=1>(x, x)", {"x": (2, 2, 2)}, ["FusedMatMul"]),
+        ("y = com.microsoft.FusedMatMul<transBatchA=1>(x, x)", {"x": (2, 2)}, []),
+        ("y = Resize<axes=[-1]>(x, , s)", {"x": (1, 4)}, ["Resize"]),
+        ("y = Resize<axes=[1]>(x, , s)", {"x": (1, 4)}, []),
+        ("a = Exp(x)\nb = Add(a, one)\ny = Log(b)", {"x": ("N", 3)}, ["Add"]),
+        ("o = Neg(one)\na = Exp(x)\nb = Add(a, o)\ny = Log(b)", {"x": ("N", 3)}, ["Add"]),
+        ("a = Exp(x)\nb = Add(a, one)\ny = Log(b)", ELEMENTS, []),
+        ("y = Add(x, one)", {"x": ("N", 3)}, []),
+        ("r = Exp(x)\ny = Mul(r, c0)", {"x": ("N", 1)}, ["Mul"]),
+        ("r = Relu(x)\ny = Mul(r, c0)", {"x": ("N", 3)}, []),
+        ("b = Mul(x, f)\nt = Sigmoid(b)\ny = Mul(x, t)", {"x": ("N", 3), "f": (1,)}, ["Mul"]),
+        ("b = Mul(x, f)\nt = Sigmoid(b)\ny = Mul(x, t)", {"x": ("N", 3), "f": ()}, []),
+        (SCAN.format("a, r", "next = Neg(a) out = Mul(r, a)"), {"x": (4, 3)}, ["Scan"]),
+        (SCAN.format(TYPED, "next = Neg(a) out = Mul(r, a)"), {"x": (4, 3)}, []),
+        (SCAN.format(TYPED, "next = Neg(a) out = Abs(a)"), {"x": (4, 3)}, ["Scan"]),
+    ],
+)
+def test_what_openvino_gets_wrong(
+    body: str, inputs: dict[str, tuple[int | str, ...]], operators: list[str]
+) -> None:
+    params = {"one": np.ones((1, 1, 1)), "s": np.array([2], np.float32), "c0": weights(3)}
+    params = {k: v for k, v in params.items() if k in re.findall(r"\w+", body) and k not in inputs}
+    model = build(body, inputs, params, dtype="float32")
+    found = [name.rpartition("::")[2] for name, kind in _found(model, "openvino")]
+    assert found == operators
+
+
+def test_a_slice_for_a_result_that_nothing_reads_counts_no_step() -> None:
+    body = SCAN.format(TYPED, "next = Neg(a) out = Mul(r, a)")
+    model = build(body, {"x": (4, 3)}, {"c0": weights(3)}, ("c",), dtype="float32")
+    assert _found(model, "openvino") == [("Scan", "limit")]
+
+
+TURNS = "y = Loop<body=b ({}) => (d, next) {{d = Identity(c) next = Mul(a, a)}}>(n, t, x)"
+
+
+@pytest.mark.parametrize(
+    ("body", "inputs", "used"),
+    [
+        (SCAN, ("a, r", "float[3] a, r"), {"c0": weights(3)}),
+        (
+            TURNS,
+            ("i, c, a", "i, bool c, float[3] a", "int64[] i, c, a"),
+            {"n": np.array(2), "t": np.array(True)},
+        ),
+    ],
+)
+def test_types_that_a_file_leaves_out(
+    body: str, inputs: tuple[str, ...], used: dict[str, np.ndarray]
+) -> None:
+    for given in inputs:
+        text = body.format(given, "next = Neg(a) out = Mul(r, a)")
+        for opset in (13, 18):  # an adapter between opsets declares types
+            model = build(text, {"x": (4, 3)}, used, dtype="float32", opset=opset)
+            (found,) = _found(model, "openvino")
+            assert found in (("Scan", "limit"), ("Loop", "limit"))
+            written = jvp(model, target="openvino")
+            assert _found(written.proto(), "openvino") == []
+            assert _found(written.model, "openvino") == []
+
+
+NORM = "m = ReduceMean<keepdims=1>(x, i)\nc = Sub(x, m)\nq = Mul(c, c)\n" + (
+    "v = ReduceMean<keepdims=1>(q, i)\na = Add(v, e)\nr = Sqrt(a)\nn = Div(c, r)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "size", "found"),
+    [
+        ("y = Mul(n, w)", 1, [("Mul", "limit")]),
+        ("g = Mul(one, n)\ny = Add(w, g)", 1, [("Add", "limit")]),
+        ("y = Mul(n, w)", 5, []),
+        ("g = Mul(n, w)\ny = Add(g, r)", 1, []),
+    ],
+)
+def test_norms_that_onnxruntime_fuses(body: str, size: int, found: list[tuple[str, str]]) -> None:
+    params = {"i": np.array([-1]), "e": np.array(0.01), "w": weights(5), "one": np.ones(1)}
+    model = build(NORM + body, {"x": ("N", 4, size)}, params, dtype="float32")
+    for target in ("cpu", "web", "mobile"):
+        assert _found(model, target) == found
+    jvp(model, target="web")  # which reads what would be fused
+
+
+def test_a_file_of_an_opset_that_is_not_read() -> None:
+    model = _model("y = Abs(x)", opset=21)
+    assert _found(model, "mobile") == [("opset 21", "opset")]
+    assert _found(_model("y = Abs(x)", opset=20), "mobile") == []
+    assert _found(model, "web") == _found(model, "openvino") == []
+    fitness = inspect(model, target="mobile").fitness
+    assert fitness is not None
+    assert str(fitness.model[0]).startswith("opset 21: ONNX Runtime Mobile")
+    assert fitness.written == {"jvp": (), "vjp": ()}
 
 
 def test_half_precision_is_cast_where_the_runtime_casts() -> None:

@@ -75,12 +75,34 @@ y = Mul(x, v)
         "norms", "a = ReduceL1<keepdims=0>(x)\nb = ReduceSumSquare<keepdims=0>(x)\ny = Mul(a, b)"
     ),
 ]
+ONE = np.ones((1, 1, 1))
 #: onnxruntime itself has no Where of conditions
 CHOSEN = [
     OpCase(
         "a condition chosen",
         "p = Greater(x, z)\nq = Where(p, p, t)\ny = Where(q, x, z)",
         params={"z": np.zeros(3), "t": np.array([True, False, True])},
+    ),
+]
+#: what OpenVINO fuses, and gives the shape of x where constants widen it
+FUSED = [
+    OpCase(
+        "sums, widened",
+        "e = Exp(x)\na = Add(e, c)\nb = Sub(a, d)\nf = Div(c, e)\ng = Pow(e, c)\nh = Sum(e, c)\n"
+        "y = Sum(a, b, f, g, h)",
+        params={"c": ONE, "d": ONE[None]},
+    ),
+    OpCase("a clip, widened", "a = Max(x, c)\ny = Min(a, d)", params={"c": -ONE, "d": ONE}),
+    OpCase(
+        "a Relu of slopes that repeat it",
+        "n = Neg(x)\nr = Relu(n)\np = Relu(x)\nq = Mul(r, c)\ny = Sub(p, q)",
+        {"x": ("N", 1)},
+        {"c": weights(1, 3)},
+    ),
+    OpCase(
+        "a Swish whose factor is fed",
+        "b = Mul(x, f)\ns = Sigmoid(b)\ny = Mul(s, x)",
+        {"x": ("N", 3), "f": (1,)},
     ),
 ]
 #: rows of the tables that bring a lowering into play, by target
@@ -99,8 +121,10 @@ Trilu | MaxPool, plain | MaxPool, pads | TopK of the batch | Add, sizes that tur
 Add, broadcast whose sizes only the run tells | AveragePool, ceil_mode
 Attention under a mask of booleans, the key alone live | Compress by the sign of x
 Conv 1-D, groups, all live | Conv, groups, strides, dilations, all live, fixed
-ConvTranspose, dynamic, W live, groups 1 | LSTM | RNN, all live, bidirectional
-ReduceL2 of nothing (noop) | Scan | Shrink<lambd=-0.3, bias=0.2>
+ConvTranspose, dynamic, W live, groups 1 | Einsum without an arrow, the trace
+FusedMatMul, batches between | LSTM | not a group: Gelu, constants that widen x
+ReduceL2 of nothing (noop) | Resize of what is held by scales that are fed, to one pixel
+RNN, all live, bidirectional | Scan | Scan without a live state | Shrink<lambd=-0.3, bias=0.2>
 """,
     "tensorrt": """
 Attention and its scores 0 | CenterCropPad to sizes that are fed | GridSample, cubic, in the grid
@@ -118,7 +142,7 @@ PAIRS = [
     for case in (
         *(BY_NAME[name.strip()] for line in rows.strip().splitlines() for name in line.split("|")),
         *INNER,
-        *(CHOSEN if target == "mobile" else ()),
+        *{"mobile": CHOSEN, "openvino": FUSED}.get(target, ()),
     )
 ]
 each_pair = pytest.mark.parametrize(("target", "case"), PAIRS, ids=str)

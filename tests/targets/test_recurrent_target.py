@@ -115,9 +115,55 @@ def test_what_is_of_another_form_stays_as_it_is(case: OpCase) -> None:
 @pytest.mark.usefixtures("always")
 def test_a_step_of_a_relu_is_a_product_a_sum_and_a_mask() -> None:
     mask = ["HardSigmoid", "Mul"]
-    wanted = sorted(["Add", "Concat", "Constant", "MatMul", "Relu", "Split", *mask])
+    wanted = sorted(["Add", "Add", "Concat", "Constant", "MatMul", "Relu", "Split", *mask])
     for made in (jvp(_model(), target="cpu"), jvp(_model(), directions=3, target="cpu")):
         assert [sorted(step) for step in _scans(made)] == [wanted]
+        assert op_types(made).count("MatMul") == 1  # x W and u W
+
+
+#: what reads Y, and whether that is its last step alone
+ENDS = {
+    "y = Gather(s, minus)": True,
+    "t = Squeeze(s, one)\ny = Gather(t, minus)": True,
+    "t = Transpose<perm=[2, 0, 1, 3]>(s)\nc = Squeeze(t, mid)\ny = Gather<axis=1>(c, minus)": True,
+    "t = Unsqueeze(s, mid)\nc = Transpose(t)\ny = Gather<axis=-1>(c, minus)": True,
+    "a = Gather(s, minus)\nc = Identity(s)\nd = Gather(c, minus)\ny = Mul(a, d)": True,
+    "y = Gather(s, zero)": False,
+    "y = Gather<axis=2>(s, minus)": False,
+    "a = Gather(s, minus)\ny = Mul(s, a)": False,
+    "a = Gather(s, minus)\nc = ReduceSum(s, zero)\ny = Mul(a, c)": False,
+}
+
+
+@pytest.mark.parametrize("way", ["forward", "reverse"])
+@pytest.mark.parametrize("body", ENDS)
+@pytest.mark.usefixtures("always")
+def test_steps_that_nothing_reads_are_not_kept(body: str, way: str) -> None:
+    """torch's `steps(x)[0][:, -1]`: the end of Y, in whatever form."""
+    places = {"minus": np.array([-1]), "zero": np.array([0]), "mid": np.array([2])}
+    if way == "reverse":  # which ends where time begins
+        places = places | {"minus": places["zero"], "zero": places["minus"]}
+    params = {k: PARAMS[k] for k in ("w", "r", "b", "one")} | places
+    rnn = f's, = RNN<hidden_size=4, direction="{way}">(x, w, r, b)'
+    names = {"w", "r", "b", *(k for k in params if f" {k})" in body)}
+    used = {k: v for k, v in params.items() if k in names}
+    model = build(f"{rnn}\n{body}", {"x": ("T", "B", 3)}, used, dtype="float32")
+    # K directions are unfolded by a Reshape, which tells all sizes
+    for form, left in ((jvp, 1), (clone, 1), (FORMS["jvp-3"], 2), (FORMS["clone-K"], 2)):
+        made = form(model, target="cpu")
+        (scan,) = (node for node in made.proto().graph.node if node.op_type == "Scan")
+        assert len(scan.output) == (left if ENDS[body] else 3)
+        _agree(made, form(model))
+
+
+@pytest.mark.usefixtures("always")
+def test_an_end_and_the_whole() -> None:
+    """Where Y is an output, or a body reads it, every step is kept."""
+    params = {k: PARAMS[k] for k in "wrb"} | {"minus": np.array([-1])}
+    body = "s, = RNN<hidden_size=4>(x, w, r, b)\ny = Gather(s, minus)"
+    model = build(body, {"x": ("T", "B", 3)}, params, ("y", "s"), dtype="float32")
+    _agree(jvp(model, target="cpu"), jvp(model))
+    _agree(jvp(model, outputs=["y"], target="cpu"), jvp(model, outputs=["y"]))
 
 
 @pytest.mark.usefixtures("always")

@@ -11,7 +11,9 @@ import onnx_ir as ir
 
 from onnxjvp.graph.ops import Ops
 from onnxjvp.targets.lowerings import (  # noqa: F401
+    attributes,
     elementwise,
+    fusions,
     normalization,
     pools,
     reductions,

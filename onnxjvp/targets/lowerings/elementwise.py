@@ -8,7 +8,9 @@ import onnx_ir as ir
 
 from onnxjvp.graph.ops import Ops
 from onnxjvp.graph.shapes import constant
+from onnxjvp.targets.fusion_limits import copies, missing_axes
 from onnxjvp.targets.lowerings.engine import Lowering, Made, lowering, operand
+from onnxjvp.targets.lowerings.fusions import as_wide
 
 _INTEGERS = {ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32, ir.DataType.INT64}
 
@@ -138,8 +140,8 @@ def where(low: Lowering, node: ir.Node) -> Made:
 def extreme(low: Lowering, node: ir.Node) -> Made:
     """Of integers, two at a time: a + (b − a) where b is the larger one."""
     op, found = low.op, operand(node, 0)
-    if found.dtype not in _INTEGERS:
-        return None
+    if found.dtype not in _INTEGERS or missing_axes(node) or copies(node):
+        return as_wide(low, node)
     for other in node.inputs[1:]:
         assert other is not None
         pair = (found, other) if node.op_type == "Max" else (other, found)

@@ -50,9 +50,13 @@ class Vjp(Checks):
         self._draw_directions({}, shapes)
 
     def _settled(self, name: str) -> Array:
-        """Elements that differences tell along every direction."""
+        """Elements that differences tell along every direction that tells of the output at all.
+
+        One along which nothing moves it, or nothing but rounding does, has its error in the sum.
+        """
         slopes = [probe.slope for group in self._groups for probe in group.probes]
-        settled = ~np.any([slope.kinks[name] for slope in slopes], axis=0)
+        telling = [slope for slope in slopes if not slope.kinks[name].all()] or slopes
+        settled = ~np.any([slope.kinks[name] for slope in telling], axis=0)
         if settled.any():
             return np.asarray(settled)
         return np.asarray(np.all([slope.within(name, USABLE) for slope in slopes], axis=0))
@@ -137,6 +141,7 @@ class Scalar(Checks):
             self._contract.wrt,
             outputs,
             runtime={name: subject.primal[name] for name in trusted},
+            dtype=subject.dtype,
         )
 
     def _loss(self) -> str:
@@ -160,7 +165,7 @@ class Scalar(Checks):
         terms = loss.terms(values[loss.output].astype(np.float64), extra)
         found = values[self._loss()].astype(np.float64)
         precise = self._precise is not None
-        dtype = self._runtime("u")[self._loss()].dtype.name
+        dtype = self._dtype(self._loss()).name
         yield compare(
             check,
             self._loss(),

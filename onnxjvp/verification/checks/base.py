@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from onnxjvp.oracle import NoOracleError
+from onnxjvp.verification.checks.unchanged import unchanged
 from onnxjvp.verification.engines import Engine, Precise
 from onnxjvp.verification.point import AFFINE_MIX, MIX, Values, as_long_as, draw, mixed
+from onnxjvp.verification.precision import Dtype
 from onnxjvp.verification.report import (
     AMPLIFIED,
     DIFFERENCES,
@@ -50,7 +52,7 @@ class Checks:
         #: name of a set → wrt or output name → array, those in the file among them
         self._directions: dict[str, Values] = {}
         self._truth: Truth | None = None
-        self._oracle = "float64 differences"
+        self._oracle, self._mute = "float64 differences", False
         try:
             self._truth = self._consult()
             self._prepare()
@@ -64,6 +66,7 @@ class Checks:
     def report(self) -> Report:
         differences, oracle = tuple(self.differences()), self._oracle
         if self._truth and all(row.status == "not applicable" for row in differences):
+            self._mute = True
             oracle = f"no oracle: {differences[0].note}; give other inputs"
         rows = (
             *self.unchanged(),
@@ -75,6 +78,11 @@ class Checks:
         )
         return Report(rows, oracle)
 
+    def undefined(self) -> list[str]:
+        """Results that are no finite numbers, once it is reported that no differences settle."""
+        values, tensors = self._engine("u"), [t for _, t in self._products() if self._mute]
+        return [tensor for tensor in tensors if not np.isfinite(values[tensor]).all()]
+
     # -- what a kind says ----------------------------------------------------------------------
 
     def _consult(self) -> Truth:
@@ -82,7 +90,7 @@ class Checks:
         contract, subject = self._contract, self._subject
         primal = {name: subject.primal[name] for name in contract.outputs}
         return Truth(
-            subject.original, subject.feeds, contract.wrt, contract.outputs, runtime=primal
+            subject.original, subject.feeds, contract.wrt, contract.outputs, primal, subject.dtype
         )
 
     def _prepare(self) -> None:
@@ -188,15 +196,13 @@ class Checks:
     # -- checks of every kind ------------------------------------------------------------------
 
     def unchanged(self) -> Iterator[Row]:
-        found = self._runtime("u")
-        for name, expected in self._subject.primal.items():
-            if name not in found:
-                yield Row("unchanged", name, "failed", "runtime", note="the output is missing")
-            elif self._subject.exact or expected.dtype.kind != "f":
-                yield compare("unchanged", name, "runtime", found[name], expected, 0.0)
-            else:
-                allowed = TOLERANCES[expected.dtype.name].rounding
-                yield self._runtime_row("unchanged", name, expected, allowed, (), by_norm=False)
+        precise = self._precise
+        yield from unchanged(
+            self._subject,
+            self._runtime("u"),
+            partial(self._runtime_row, "unchanged", terms=(), by_norm=False),
+            None if precise is None else partial(precise, "u"),
+        )
 
     def runtime_against_float64(self) -> Iterator[Row]:
         check = "runtime = float64"
@@ -204,8 +210,8 @@ class Checks:
             if self._precise is None:
                 yield not_applicable(check, tensor, "runtime", self._no_float64())
                 continue
-            expected, dtype = self._precise("u")[tensor], self._runtime("u")[tensor].dtype
-            allowed = self._subject.tolerance or TOLERANCES[dtype.name].runtime
+            expected = self._precise("u")[tensor]
+            allowed = self._subject.tolerance or TOLERANCES[self._dtype(tensor).name].runtime
             yield self._runtime_row(check, tensor, expected, allowed, terms, by_norm=True)
 
     def _computed(self) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -250,7 +256,7 @@ class Checks:
         for inside, what in ((False, "the inputs and weights alone"), (True, "every value")):
             if best.status == "passed":
                 break
-            noisy = precise.noisy("u", found.dtype, inside=inside)[tensor]
+            noisy = precise.noisy("u", self._dtype(tensor), inside=inside)[tensor]
             moved = distance(noisy, expected, scales, by_norm=by_norm)
             if AMPLIFIED * moved > allowed:
                 best = row(AMPLIFIED * moved, f"rounding {what} moves it by {moved:.1e}")
@@ -353,6 +359,9 @@ class Checks:
 
     # -- tolerances ----------------------------------------------------------------------------
 
+    def _dtype(self, tensor: str) -> Dtype:
+        return self._subject.dtype(tensor, self._runtime("u")[tensor])
+
     def _finite(self, name: str, like: Array) -> Array:
         """Where the value that a result belongs to is a number, if that has the result's shape."""
         at = self._truth.at if self._truth else self._subject.known
@@ -365,14 +374,13 @@ class Checks:
         """For an identity between values of the engine in use."""
         if self._precise is not None:
             return IDENTITY
-        dtype = self._runtime("u")[tensor].dtype.name
-        return self._subject.tolerance or TOLERANCES[dtype].runtime
+        return self._subject.tolerance or TOLERANCES[self._dtype(tensor).name].runtime
 
     def _against_differences(self, tensor: str) -> float:
         """In float64 too, the constants of the file are rounded to its own dtype."""
         if self._precise is None:
             return self._allowed(tensor)
-        rounding = float(np.finfo(self._runtime("u")[tensor].dtype).eps)
+        rounding = float(np.finfo(self._dtype(tensor)).eps)
         return max(DIFFERENCES, UNITS * rounding)
 
     def _misfit(self, check: str, name: str, tensor: str) -> Row | None:
