@@ -36,8 +36,8 @@ class Drawn:
     def _remedy(self) -> str:
         why = f"Integers are drawn as 0 and 1 ({', '.join(self.whole)}). " if self.whole else ""
         return (
-            f"{why}Give arrays that the model is made for: --inputs FILE.npz, or inputs={{...}} "
-            "in Python."
+            f"{why}Give `onnxjvp verify` arrays that the model is made for: --inputs FILE.npz, or "
+            "inputs={...} in Python."
         )
 
     def original(self, run: Callable[[Values], Values], feeds: Values) -> Values:
@@ -59,7 +59,7 @@ class Drawn:
             ) from error
 
     def rewritten(self, run: Callable[[Values], Values]) -> Callable[[Values], Values]:
-        """The run of the rewritten model, which fails where the original does not in words."""
+        """The run of the rewritten model; a failure says that the original ran."""
 
         def told(values: Values) -> Values:
             try:
@@ -71,8 +71,8 @@ class Drawn:
                 if not self.whole:
                     raise InvalidModelError(f"{text} {says}") from error
                 raise UsageError(
-                    f"{text} Sizes and counts of 0 may be why: loops that make no step have "
-                    f"nothing to go back through. {self._remedy} {says}"
+                    f"{text} A count or size of 0 may be why: onnxruntime's Scan takes no "
+                    f"sequence without steps. {self._remedy} {says}"
                 ) from error
 
         return told

@@ -54,7 +54,8 @@ def verify(
 
     - unchanged: f(x) is the original's, bit for bit with the runtime's optimisations off (to
       rounding in the stacked layout, where products share their weight, after a change of opset,
-      and on other devices than the CPU).
+      on other devices than the CPU, and in float16, which onnxruntime rounds there where other
+      values let it: those are compared in float64 too).
     - runtime = float64: the rewritten model in the runtime against itself in float64.
     - linear in u, or in ct: J(a u + b w) = a J u + b J w.
     - row k is direction k's, where there are K directions: each gives what it gives alone.
@@ -74,6 +75,9 @@ def verify(
     f_x(0) = f(x) - J x beside a Jacobian; <w, H u> = <u, H w>; <u, G u> >= 0; a loss is what its
     name says of the outputs.
 
+    Tolerances are those of the narrowest float dtype that the original rounds to on the way to an
+    output, or the tensor's own.
+
     Args:
       model: the original; any model that a rewriting takes, or a rewriting's result.
       rewritten: the file, model or result of the rewriting.
@@ -87,7 +91,8 @@ def verify(
       links: a folder inside which links to external data may lead.
     Raises:
       UsageError: the rewritten model has no metadata, is half of a model that was linearised once,
-        or a name in `dims` is unknown.
+        or a name in `dims` is unknown; at inputs that were drawn a model does not run, or all that
+        fails are values that are no numbers, where the original's are none or nothing settles.
       InputError: `inputs` do not fit the model.
       InvalidModelError: a model cannot be loaded or run.
     Cost: in float64, of the original: 1 evaluation and 4 to 10 per direction compared (up to 3 for
@@ -145,7 +150,9 @@ def verify(
         narrowest=narrowest(original.graph),
     )
     checks = CHECKS[contract.emit](subject)
-    return drawn.judge(checks.report(), primal, checks.undefined())
+    with np.errstate(invalid="ignore"):  # infinities are told by the rows
+        report = checks.report()
+    return drawn.judge(report, primal, checks.undefined())
 
 
 def _draw_extra(

@@ -80,8 +80,9 @@ class Checks:
 
     def undefined(self) -> list[str]:
         """Results that are no finite numbers, once it is reported that no differences settle."""
-        values, tensors = self._engine("u"), [t for _, t in self._products() if self._mute]
-        return [tensor for tensor in tensors if not np.isfinite(values[tensor]).all()]
+        values = self._engine("u")
+        tensors = [t for forms in self._contract.results.values() for t in forms.values()]
+        return [t for t in tensors if self._mute and not np.isfinite(values[t]).all()]
 
     # -- what a kind says ----------------------------------------------------------------------
 

@@ -22,7 +22,10 @@ _CHECK = "unchanged"
 #: onnxruntime has no float16 kernels for most operators on CPU. It puts Casts around them, with
 #: optimisations off too, and leaves out those between two such operators and around one that
 #: stands between them, unless something else reads the value in float16, as a derivative may
-_HALF = "onnxruntime computes float16 in float32 on CPU, and rounds f(x) otherwise"
+_HALF = (
+    "to float16's rounding: onnxruntime computes it in float32 on CPU, and what else reads a value "
+    "decides where it rounds"
+)
 
 
 def unchanged(
