@@ -40,9 +40,10 @@ CAST_AT_THE_END = model(
     "(float[N, 16] x) => (double[N, 16] y)",
     "a = MatMul(x, w) b = Tanh(a) c = MatMul(b, w) y = Cast<to = 11>(c)",
 )
+#: the runtime rounds `a` to float16, for an output wants it so
 HALF_INSIDE = model(
-    "(float[N, 16] x) => (float[N, 16] y)",
-    "h = Cast<to = 10>(x) a = MatMul(h, w) b = Tanh(a) y = Cast<to = 1>(b)",
+    "(float[N, 16] x) => (float[16, 16] y, float16[16, N] t)",
+    "h = Cast<to = 10>(x) a = MatMul(h, w) t = Transpose(a) b = MatMul(t, h) y = Cast<to = 1>(b)",
     np.float16,
 )
 
@@ -53,6 +54,13 @@ def test_the_narrowest_dtype_inside_decides(original: Any, make: Callable[..., A
     report = verify(original, make(original))
     assert report.oracle == "float64 differences"
     assert not failures(report)
+
+
+def test_a_loss_is_judged_by_what_it_is_made_of() -> None:
+    made = onnxjvp.grad(CAST_AT_THE_END, ["x"], output="y", loss="sum")
+    report = verify(CAST_AT_THE_END, made)
+    assert not failures(report)
+    assert {r.tolerance for r in report.rows if r.check == "runtime = float64"} == {1e-3}
 
 
 def test_the_narrowest_dtype_is_that_of_what_is_rounded() -> None:
@@ -168,8 +176,9 @@ def test_an_original_without_finite_values_where_it_was_drawn() -> None:
 #: 1 + |x[i] - x[j]|
 DISTANCE = model(
     "(float[4, 16] x, int64[1] i, int64[1] j) => (float[1, 1] y)",
-    "a = Gather(x, i) b = Gather(x, j) d = Sub(a, b) q = Mul(d, d) s = ReduceSum<keepdims = 1>(q) r = Sqrt(s) "
-    "one = Constant<value = float {1}>() y = Add(r, one)",
+    "a = Gather(x, i) b = Gather(x, j) d = Sub(a, b) q = Mul(d, d) "
+    "s = ReduceSum<keepdims = 1>(q) r = Sqrt(s) one = Constant<value = float {1}>() "
+    "y = Add(r, one)",
 )
 
 

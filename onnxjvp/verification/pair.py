@@ -148,6 +148,7 @@ def verify(
         and not contract.shared
         and contract.raised_from is None,
         narrowest=narrowest(original.graph),
+        sources=_sources(contract, primal),
     )
     checks = CHECKS[contract.emit](subject)
     with np.errstate(invalid="ignore"):  # infinities are told by the rows
@@ -175,6 +176,13 @@ def _draw_extra(
             found[spec.name] = loss.extra(primal[loss.output], spec.dtype, rng)
     check_feeds(specs, found)
     return found
+
+
+def _sources(contract: Contract, primal: Values) -> tuple[str, ...]:
+    """Outputs of the original that the results are derivatives of, or of a scalar of."""
+    if loss := parse(contract.loss_of, primal):
+        return (loss.output,)
+    return tuple(name for name in contract.outputs if name in primal) or tuple(primal)
 
 
 def _known(contract: Contract, original: ir.Model, feeds: Values) -> Values:

@@ -47,6 +47,8 @@ class Subject:
     exact: bool
     #: output of the original → the narrowest dtype on the way to it
     narrowest: Mapping[str, Dtype]
+    #: the outputs that are differentiated, or that the scalar is made of
+    sources: tuple[str, ...]
 
     def dtype(self, tensor: str, values: Array) -> Dtype:
         """The dtype that a float tensor is judged by.
@@ -54,7 +56,7 @@ class Subject:
         Its own, or the narrowest of the original's on the way to the outputs that it belongs to:
         what the rewritten model adds is no excuse.
         """
-        outputs = self._owners.get(tensor, self.contract.outputs)
+        outputs = self._owners.get(tensor, self.sources)
         found = narrower((values.dtype, *(self.narrowest.get(name) for name in outputs)))
         assert found is not None
         return found
