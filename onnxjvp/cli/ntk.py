@@ -142,8 +142,6 @@ def ntk(
         raise UsageError("--logit and --sum-logits are two kernels; choose one")
     wanted = Wanted(eigs, cond, solve, ridge, solution)
     wanted.check(chosen, group_by is not None, other is not None, force=force)
-    if plot is not None:
-        check_plot(plot, out, force=force)
     if out is None and (cluster is not None or block is not None):
         option = "--block" if cluster is None else "--cluster"
         raise UsageError(f"{option} is for a kernel in a file; name one with --out OUT.zarr")
@@ -174,6 +172,8 @@ def ntk(
         said = _explained(model, {**options, "sizes": sizes(dim or ())})
         report.show({"model": str(model), **said}, as_json=as_json)
         return
+    if plot is not None:
+        check_plot(plot, out, force=force)
     samples = ntk_data.read(model, data, other, given, dim, provider, allow_links)
     options["sizes"] = samples.sizes
     found: dict[str, Any] = {"model": str(model)}
