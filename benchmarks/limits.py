@@ -4,7 +4,8 @@
 
 Reads the rows of speed.py and measures two things more: the plain forward over 2 batches at once,
 x and u, and over 16, which is what 16 tangents take at least where weights and layouts are shared
-best. What a row of speed.py left out is left out here.
+best. What a row of speed.py left out is left out here. Rows of a run replace those of the same
+network, size and batch.
 """
 
 from __future__ import annotations
@@ -160,7 +161,7 @@ def main() -> None:
     options.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     options.add_argument("--rounds", type=int, default=5)
     args = options.parse_args()
-    rows = []
+    rows = {key_of(row): row for row in rows_of("limits") if row["model"] in NAMES}
     for speed in rows_of("speed"):
         model, size, batch = speed["model"], speed["size"], speed["batch"]
         if model not in args.only or size not in args.size or batch not in args.batch:
@@ -169,10 +170,16 @@ def main() -> None:
             print(f"{size} {model}, batch {batch}: speed.py has no time of J u", flush=True)
             continue
         path = MODELS / f"paper_{size}_{model}.onnx"
-        rows.append(row_of(speed, least_of(speed, path, args.rounds)))
-        print(rows[-1], flush=True)
-    means = [mean_of(rows, batch) for batch in dict.fromkeys(row["batch"] for row in rows)]
-    write("limits", TITLE, NOTES, [*rows, *means])
+        row = rows[key_of(speed)] = row_of(speed, least_of(speed, path, args.rounds))
+        print(row, flush=True)
+    ordered = [rows[key] for key in sorted(rows)]
+    means = [mean_of(ordered, batch) for batch in sorted({row["batch"] for row in ordered})]
+    write("limits", TITLE, NOTES, [*ordered, *means])
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Which row it is, and where it stands."""
+    return row["batch"], list(SIZES).index(row["size"]), NAMES.index(row["model"])
 
 
 if __name__ == "__main__":

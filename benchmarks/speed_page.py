@@ -47,8 +47,9 @@ Those also run another forward: see the second table.
 
 `error` is that of our J u relative to `torch.func.jvp` in float64, in the Euclidean norm, `worst
 error` the largest of any contender that was timed. Where rounding x moves torch's own result by as
-much, it is rounding that pushes activations across their kinks: `signs` are those of all Relus
-which differ from float64 in onnxruntime's, torch's and JAX's float32 forward, in millionths.
+much, or onnxruntime's signs, it is rounding that pushes activations across their kinks: `signs` are
+those of all Relus which differ from float64 in onnxruntime's, torch's and JAX's float32 forward, in
+millionths.
 
 `{MEMORY}` is P_jvp / ({LIMIT} A + W), of which at most 1 is wanted. P is the highest resident set
 while a fresh process that has loaded the file runs it twice, W what the plain file takes when it is
