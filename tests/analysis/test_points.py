@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,16 @@ def test_what_fails_in_one_ends_all(
         norm(UNET, [images[0], {"noisy": np.zeros((1, 1, 8), np.float32)}], samples=4)
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """As in a terminal; a process that was started in the background may ignore them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="Windows has no such signals")
+@pytest.mark.usefixtures("interrupts")
 def test_an_interrupt_stops_all_points(
     images: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
