@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +27,21 @@ Made = tuple[Timed, Value]
 MEMORY = Path("/proc/meminfo")
 #: of the memory that is free, what one contender may be expected to take: buffers grow by doubling
 SHARE = 0.5
+#: of the memory that was free at first, what must be for peers to run in the same heat as ours
+ROOM = 0.6
 #: an error that needs no explanation, and how much of what rounding x does is one; where signs of
 #: Relus differ from those in float64, results differ by some per cent
 ROUNDING, KINKS, FLIPPED = 1e-4, 5.0, 0.1
 MOST_ROUNDS, FEWEST_ROUNDS = 21, 3
 DIRECTIONS = (4, 16)
+
+
+def free_memory() -> int:
+    """Bytes; no end of them where the system does not tell."""
+    if not MEMORY.exists():
+        return sys.maxsize
+    fields = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
+    return int(fields["MemAvailable"].split()[0]) << 10
 
 
 class LeftOutError(Exception):
@@ -71,6 +82,12 @@ class Contest:
     errors: dict[str, float] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     first: dict[str, float] = field(default_factory=dict)
+    room: int = field(default_factory=free_memory)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether those in the heat hold so much memory that others should wait for the next."""
+        return free_memory() < ROOM * self.room
 
     def enter(self, name: str, kind: str, passes: float, make: Callable[[], Made]) -> None:
         """Make a contender, check what it gives, and run it once.
@@ -101,7 +118,7 @@ class Contest:
         if (expected := passes * self.first.get("forward", 0)) > self.seconds / FEWEST_ROUNDS:
             raise LeftOutError(f"about {expected:.0f} s a run")
         expected = passes * self.activations + 2 * self.weights
-        if MEMORY.exists() and expected > SHARE * _free():
+        if expected > SHARE * free_memory():
             raise LeftOutError(f"about {expected / 1e9:.0f} GB")
 
     def forward(self, kind: str = "forward") -> None:
@@ -194,11 +211,6 @@ def _call(value: Value) -> Made:
         return time.perf_counter() - start
 
     return once, value
-
-
-def _free() -> int:
-    fields = dict(line.split(":", 1) for line in MEMORY.read_text().splitlines())
-    return int(fields["MemAvailable"].split()[0]) << 10
 
 
 def relu_signs(model: Path, x: Array) -> Array:

@@ -147,6 +147,11 @@ forward once, divided by {MANY}; no mask and no slope is in it. The RNN's forwar
 since its steps can be shared and onnxruntime's own node is no fast one: there the least is one
 product a step, of the rows of h and of all dh with R, and nothing else.
 
+Two batches at once take less than two runs where images are small and a node's own cost, handing
+work to the second thread, is much of its time. J u has nodes for x and for u and pays it for both:
+in one batch, x's masks would have to be cut from it and spread over both halves, which no operator
+in onnxruntime's blocked layout does; so that this least is a bound and no plan.
+
 `onnx-ad / ours` is how many times our time the peer takes, `onnx-ad / least` how many times it
 would be if ours took no more than the least: the most that any implementation on these kernels
 could show. Where ours is below the least, nothing is left: the two are measured at different times,

@@ -40,10 +40,11 @@ to 1000 (ViT and Mixer 224 x 224 x 3). All files of onnxjvp are written for `--t
 
 `jvp` is J u in the input, `clone` the faster of its two layouts, `vjp` Jᵀ v, `apply J` one product
 with residuals that are held at x, `K=4` and `K=16` J u per direction when so many are asked for at
-once, in a heat of their own with the plain forward. onnx-ad has a copy of each file with all
-dimensions fixed. `A / jvp` is how many times our time A takes; the fastest framework is the fastest
-of eager torch's `torch.func.jvp` and double VJP and of `jax.jvp`, compiled, of the same ONNX file.
-Those also run another forward: see the second table.
+once, in a heat of their own with the plain forward. Where ours would leave too little memory,
+others run in a heat of their own, with the plain forward and J u again. onnx-ad has a copy of each
+file with all dimensions fixed. `A / jvp` is how many times our time A takes; the fastest framework
+is the fastest of eager torch's `torch.func.jvp` and double VJP and of `jax.jvp`, compiled, of the
+same ONNX file. Those also run another forward: see the second table.
 
 `error` is that of our J u relative to `torch.func.jvp` in float64, in the Euclidean norm, `worst
 error` the largest of any contender that was timed. Where rounding x moves torch's own result by as

@@ -295,6 +295,25 @@ def test_what_rounding_does_by_itself_is_allowed() -> None:
 # -- other variables ---------------------------------------------------------------------------
 
 
+def test_a_kink_that_not_every_draw_of_roundings_crosses() -> None:
+    """1 + x rounded to float32 lies on the other side of it; errors of both signs are as likely."""
+    text = """<ir_version: 8, opset_import: ["" : 18]> g (float[N] x, float[N] c) => (float[N] y)
+        <float one = {1}, float s = {8e-8}>
+        { p = Add(x, c)  q = Sub(p, one)  h = Sub(q, s)  r = Relu(h)  y = Add(r, p) }"""
+    original = parser.parse_model(text)
+    rewritten = onnxjvp.jvp(original, ["x"]).proto()
+    notes = []
+    for size in range(400, 408):
+        x, c = np.ones((2, size), np.float32)
+        x[0] = 6.2e-8
+        report = verify(original, rewritten, inputs={"x": x, "c": c})
+        (row,) = [r for r in report.rows if r.check == "runtime = float64"]
+        assert (report.passed, row.status) == (True, "passed"), size
+        assert row.relative is not None and row.relative > 1e-2, size
+        notes.append(row.note)
+    assert all(note.startswith("rounding ") for note in notes)
+
+
 def test_a_parameter_as_variable() -> None:
     tangent = "slope = CastLike(on, b) hu = MatMul(x, w_u) y_jvp = Mul(slope, hu)"
     rewritten = model(PRIMAL + tangent, ", float[5, 4] w_u", ("y_jvp",))

@@ -93,6 +93,7 @@ class Evaluator:
         added: Mapping[str, Array] | None = None,
         noise: float = 0.0,
         inside: bool = False,
+        draw: int = 0,
     ) -> dict[str, Array]:
         """Outputs in float64.
 
@@ -107,12 +108,13 @@ class Evaluator:
             random: how a runtime of that precision may see the model.
           inside: give it to the results of all nodes too, but of those that round nothing: how
             such a runtime may compute it.
+          draw: which of the errors that may be so.
         Raises:
           NoOracleError: an operator's implementation failed, or there is no value of a name.
         """
         wanted = list(self.outputs if outputs is None else outputs)
         values = self._weights | {name: widened(array) for name, array in feeds.items()}
-        rng = np.random.default_rng(0)
+        rng = np.random.default_rng(draw)
         if noise:
             values = {name: _noisy(array, noise, rng) for name, array in values.items()}
         with np.errstate(all="ignore"):

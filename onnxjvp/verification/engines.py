@@ -56,13 +56,15 @@ class Precise(Engine):
         super().__init__("float64", evaluator.run, feeds, directions, doubles)
         self._evaluator = evaluator
 
-    def noisy(self, direction: str, dtype: np.dtype[Any], *, inside: bool = False) -> Values:
+    def noisy(
+        self, direction: str, dtype: np.dtype[Any], *, inside: bool = False, draw: int = 0
+    ) -> Values:
         """The values if inputs and weights are off by units of a dtype, or all inside are too."""
-        key = f"{direction}, noise of {dtype}{' inside' if inside else ''}"
+        key = f"{direction}, noise {draw} of {dtype}{' inside' if inside else ''}"
         if key not in self._values:
             noise = UNITS * float(np.finfo(dtype).eps)
             feeds = self._fed(direction)
-            self._values[key] = self._evaluator.run(feeds, noise=noise, inside=inside)
+            self._values[key] = self._evaluator.run(feeds, noise=noise, inside=inside, draw=draw)
         return self._values[key]
 
 

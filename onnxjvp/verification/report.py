@@ -31,6 +31,8 @@ TOLERANCES = {
 #: the runtime may be off by this many times what inputs and weights cause that are themselves off
 #: by this many units in the last place
 AMPLIFIED, UNITS = 4.0, 8.0
+#: how often such errors are drawn before a result counts as wrong
+DRAWS = 4
 #: J u in float64 against differences in float64; at least UNITS of the file's dtype
 DIFFERENCES = 1e-6
 #: elements where the differences' own error exceeds this share of the largest are not judged
