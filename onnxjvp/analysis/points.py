@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Point = Mapping[str, Array]
 T = TypeVar("T")
-#: points at work at once; each holds residuals and results of its own
+#: points at work at once on two cores or more; each holds residuals and results of its own. Two are
+#: both at their own arithmetic at times, when no model runs, twice as often as four
 MOST_WORKERS = 4
 
 
@@ -75,7 +76,7 @@ def at_each(
 
     started = [(first, 0)]
     if first.device == "cpu":
-        others = itertools.islice(left, max(0, min(MOST_WORKERS, _cores()) - 1))
+        others = itertools.islice(left, MOST_WORKERS - 1 if _cores() > 1 else 0)
         started += [(first.beside(points[i]), i) for i in others]
     if len(started) == 1:
         go_on(*started[0])
