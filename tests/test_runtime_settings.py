@@ -8,7 +8,7 @@ import pytest
 from helpers import MODELS
 
 from onnxjvp.errors import InputError, UsageError
-from onnxjvp.runtime import Session
+from onnxjvp.runtime import Session, spins_for_a_time
 
 CNN = MODELS / "digits_cnn.onnx"
 ONE, OTHER = (
@@ -21,6 +21,7 @@ ONE, OTHER = (
     "settings",
     [
         {"spinning": True},
+        {"spinning": 50},
         {"plan_memory": False},
         {"providers": [("cpu", {"arena_extend_strategy": "kSameAsRequested"})]},
         {"providers": ["CPUExecutionProvider"], "threads": 1},
@@ -40,6 +41,19 @@ def test_settings_reach_the_runtime() -> None:
         options = Session(CNN, spinning=on, plan_memory=on)._loaded._session.get_session_options()
         spinning = options.get_session_config_entry("session.intra_op.allow_spinning")
         assert (spinning, options.enable_mem_pattern) == ("01"[on], on)
+
+
+@pytest.mark.parametrize(("version", "can"), [("1.25.9", False), ("1.26.0", True), ("2.0.0", True)])
+def test_threads_spin_for_a_time_where_the_runtime_can(
+    version: str, can: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "__version__", version)
+    options = Session(CNN, spinning=50)._loaded._session.get_session_options()
+    assert spins_for_a_time() == can
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "01"[can]
+    if can:
+        assert options.get_session_config_entry("session.intra_op.spin_duration_us") == "50"
+        assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_outputs_stay_and_are_written_over() -> None:

@@ -19,6 +19,8 @@ from onnxjvp.kernels.structures import ROW, SAMPLE
 #: from so many rows of J on, a block with itself is computed in parts, each pair of them once
 HALVED = 256
 PARTS = 2
+#: numbers side by side from which on runtimes multiply fast
+RUN = 256
 _TURNED = {ROW: OTHER_ROW, OTHER_ROW: ROW, SAMPLE: OTHER_SAMPLE, OTHER_SAMPLE: SAMPLE}
 
 #: what is kept of a block: per term, its uses
@@ -55,7 +57,8 @@ def contracted(
             for other in theirs:
                 sums[group].add(*product(op, one, other, mirror, axes, memo))
     axes = Sizes({ROW: rows, SAMPLE: n1, OTHER_ROW: others, OTHER_SAMPLE: n2})
-    return op.stack([each.total(axes) for each in sums])
+    totals = [each.total(axes) for each in sums]
+    return op.stack(totals) if len(totals) > 1 else op.unsqueeze(totals[0], 0)
 
 
 def _symmetric(
@@ -167,9 +170,19 @@ def _weight(
     total = op.add_all(parts)
     if number:
         total = op.Add(total, op.const(number, total))
-    last = whole.labels[-1]
-    if dims.of(total)[-1] == sizes.number(last):
-        return total
-    # runtimes multiply what repeats along the last axis number by number
-    shape = [*(1 for _ in whole.labels[:-1]), sizes.number(last)]
-    return op.Expand(total, op.ints(shape))
+    return _in_runs(op, total, [sizes.number(label) for label in whole.labels])
+
+
+def _in_runs(op: Ops, value: ir.Value, whole: Sequence[int]) -> ir.Value:
+    """Repeated along its last axes, as far as what broadcasts against `whole` has short runs.
+
+    Runtimes go from run to run of numbers that stand side by side in both: in steps of one where
+    the last axis repeats. The first axis costs nothing to repeat along.
+    """
+    shape = [dim if isinstance(dim, int) else whole[i] for i, dim in enumerate(dims.of(value))]
+    axis, run = len(whole), 1
+    while axis > 1 and run < RUN:
+        axis -= 1
+        run *= whole[axis]
+    expanded = [*shape[:axis], *whole[axis:]]
+    return value if expanded == shape else op.Expand(value, op.ints(expanded))

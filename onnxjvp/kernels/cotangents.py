@@ -7,6 +7,7 @@ and v for the cotangent, which knows no pixels: one correlation a sample in plac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -17,6 +18,7 @@ from onnxjvp.graph.ops import Ops, rank
 from onnxjvp.graph.shapes import constant
 from onnxjvp.kernels.labelled import Labelled, Sizes, contract, order
 from onnxjvp.kernels.structures import ROW, SAMPLE, Structure, on_axes
+from onnxjvp.kernels.tiles import MAKING, READING
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -32,29 +34,60 @@ class Reading:
 
 
 def readings(
-    op: Ops, structure: Structure, cotangent: ir.Value, samples: int
+    op: Ops,
+    structure: Structure,
+    cotangent: ir.Value,
+    samples: int,
+    plain: Callable[[Structure], Structure],
 ) -> tuple[Reading, ...]:
-    """The ways to read a use: as it is, then, if there is such, with what rows share in z.
+    """The ways to read a use: as it is, then, if there is such, with what rows share in z, or over
+    tiles.
 
     Args:
       cotangent: [K, *y].
       samples: how many operations are counted for, where their number is not known.
+      plain: what is done to the structure that a rule states.
     """
+    tiled = _tiled(op, structure, cotangent, samples, plain)
+    structure = plain(structure)
     if structure.view is not None:
         moved = Labelled(structure.view(op, cotangent), (ROW, *structure.out))
         return (Reading(structure, single(op, moved)),)
     whole = dims.of(cotangent)
     seen = _on_rows(op, structure, cotangent, whole)
     assert seen is not None
-    plain = Reading(structure, single(op, seen))
+    found = (Reading(structure, single(op, seen)), *tiled)
     parts = _parts(op, cotangent)
     if parts is None or (structure.z is not None and structure.z.indices is not None):
-        return (plain,)
+        return found
     own = _on_rows(op, structure, parts[0], whole)
     shared = on_axes(op, parts[1], whole[1:], structure.groups, structure.all_sizes)
     if own is None or shared is None or ROW not in own.labels:
-        return (plain,)
-    return (plain, _moved(op, structure, single(op, own), single(op, shared), samples))
+        return found
+    return (*found, _moved(op, structure, single(op, own), single(op, shared), samples))
+
+
+def _tiled(
+    op: Ops,
+    structure: Structure,
+    cotangent: ir.Value,
+    samples: int,
+    plain: Callable[[Structure], Structure],
+) -> tuple[Reading, ...]:
+    """Over tiles, where the products that this saves outweigh what it adds."""
+    tiles = structure.tiles
+    if tiles is None:
+        return ()
+    cotangent = single(op, Labelled(cotangent, ())).value
+    rows = dims.of(cotangent)[0]
+    assert isinstance(rows, int)
+    sizes = Sizes({**structure.all_sizes, "each": tiles.each, "once": tiles.once}, samples)
+    direct = 2 * samples * rows * sizes.volume({*structure.weight, *structure.out} - {SAMPLE})
+    making = samples * (rows * sizes.number("each") + sizes.number("once"))
+    if (1 - tiles.share) * direct < MAKING * making + READING * samples * rows * tiles.last:
+        return ()
+    made, seen = tiles.tiled(op, cotangent)
+    return (Reading(plain(made), seen, making),)
 
 
 def _on_rows(op: Ops, structure: Structure, value: ir.Value, whole: Dims) -> Labelled | None:

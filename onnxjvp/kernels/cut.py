@@ -20,7 +20,7 @@ from onnxjvp.kernels.contracted import Sides, contracted, part_of
 from onnxjvp.kernels.cotangents import HALVES, Reading, readings, single
 from onnxjvp.kernels.labelled import Labelled, Labels, Sizes
 from onnxjvp.kernels.method import Problem
-from onnxjvp.kernels.plan import MisalignedError, Once, Side, Term, Use, terms
+from onnxjvp.kernels.plan import MisalignedError, Side, Term, Use, terms
 from onnxjvp.kernels.runs import target_of
 from onnxjvp.kernels.structures import ROW, SAMPLE, Structure, UnstructuredError, structure_of
 from onnxjvp.kernels.structures import Use as Read
@@ -117,6 +117,8 @@ class _Attempt:
         self.op = self.task.op
         self.names = [v.name or "" for v in self.task.variables]
         self.program = self.task.linearize()
+        #: what is given back
+        self.ends: list[ir.Value] = []
         self.batch = dims.of(self.task.outputs[0])[0]
 
     def cut(self) -> Cut:
@@ -149,7 +151,7 @@ class _Attempt:
             first = part_of(self.op, factors, SAMPLE, 0, n1)
             blocks = first, part_of(self.op, factors, SAMPLE, n1, n2)
         kernel = contracted(self.op, self.problem, made, groups, blocks, sizes)
-        self.task.add_output("kernel", kernel)
+        self._add_output("kernel", kernel)
         return self._finished()
 
     def _recorded(
@@ -163,8 +165,7 @@ class _Attempt:
             raise self._lost(error.parameters, str(error)) from error
         groups = tuple(self._group(term) for term in made)
         axes = Sizes(self._settled(sizes), self.samples)
-        once: Once = {}
-        return made, groups, axes, [term.factors(self.op, axes, once) for term in made]
+        return made, groups, axes, [term.factors(self.op, axes) for term in made]
 
     def _settled(self, sizes: Mapping[str, Dim]) -> dict[str, Dim]:
         """Symbols as numbers: what is contracted has to be known, but for the samples."""
@@ -186,7 +187,23 @@ class _Attempt:
     def _of_batch(self) -> frozenset[str]:
         return frozenset() if isinstance(self.batch, int) else frozenset(self.batch.free_symbols())
 
+    def _add_output(self, name: str, value: ir.Value) -> None:
+        self.task.add_output(name, value)
+        self.ends.append(value)
+
+    def _forget_the_rest(self) -> None:
+        """Of the ways to read a use one is taken. The others read what layouts are chosen by."""
+        needed, live = set(self.ends), list[ir.Node]()
+        for node in reversed(self.op.nodes):
+            if any(v in needed for v in node.outputs):
+                live.append(node)
+                needed.update(v for v in (*node.inputs, *captured(node)) if v is not None)
+            else:
+                node.resize_inputs(0)
+        self.op.nodes[:] = reversed(live)
+
     def _finished(self) -> tuple[ir.Model, tuple[Seed, ...]]:
+        self._forget_the_rest()
         rewritten = self.task.finish(
             "ntk", layout="structured", method="structured", directions=self.rows
         )
@@ -285,7 +302,7 @@ class _Attempt:
 
     def _readings(self, structure: Structure, gradient: ir.Value | None) -> tuple[Reading, ...]:
         assert gradient is not None
-        return readings(self.op, self._plain(structure), gradient, self.samples)
+        return readings(self.op, structure, gradient, self.samples, self._plain)
 
     # -- results -------------------------------------------------------------------------------
 
@@ -306,7 +323,7 @@ class _Attempt:
             if x.value not in named:
                 name = self.task.fresh(f"factor_{len(named)}")
                 named[x.value] = ir.Value(name=name, shape=x.value.shape, type=x.value.type)
-                self.task.add_output(name, x.value)
+                self._add_output(name, x.value)
             return replace(x, value=named[x.value])
 
         return tuple(tuple(side.on(stand_in) for side in sides) for sides in factors)

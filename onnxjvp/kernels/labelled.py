@@ -233,7 +233,8 @@ def _matrices(op: Ops, x: Labelled, y: Labelled, keep: Collection[str], sizes: S
     inner = tuple(label for label in x.labels if label in y.labels and label not in keep)
     blocks = _natural(x.labels, batch, inner)
     again = sizes.volume(blocks.lead) - 1  # how often runtimes pack y anew, if x stays as it is
-    if batch and again * sizes.volume(y.labels) > 2 * sizes.volume(x.labels):
+    packed = not blocks.inner_first  # else y is the left operand, which is read as it is
+    if batch and packed and again * sizes.volume(y.labels) > 2 * sizes.volume(x.labels):
         blocks = _Blocks((), batch, (*blocks.lead, *blocks.free), inner, inner_first=False)
     inner = blocks.inner
     other = tuple(label for label in y.labels if label not in batch and label not in inner)

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxjvp.graph.dims import Dim
 from onnxjvp.graph.ops import Ops
@@ -38,7 +37,7 @@ from onnxjvp.kernels.structures import ROW, SAMPLE, Structure
 OTHER_ROW, OTHER_SAMPLE = "b", "m"
 #: the axes of a kernel, by form
 KERNEL: dict[str, Labels] = {
-    "full": (SAMPLE, ROW, OTHER_SAMPLE, OTHER_ROW),
+    "full": (ROW, SAMPLE, OTHER_ROW, OTHER_SAMPLE),
     "diagonal": (ROW, SAMPLE, OTHER_SAMPLE),
     "trace": (SAMPLE, OTHER_SAMPLE),
 }
@@ -76,15 +75,18 @@ class Side:
     z: Labelled | None
     cotangent: Labelled
     scale: float
+    #: constants that multiply both, where θ is read by its values at points
+    taps: Labelled | None = None
 
     @property
     def operands(self) -> list[Labelled]:
-        return [self.cotangent] if self.z is None else [self.z, self.cotangent]
+        every = (self.z, self.cotangent, self.taps)
+        return [x for x in every if x is not None]
 
     def on(self, other: Callable[[Labelled], Labelled]) -> Side:
         """The same side of other tensors."""
-        z = None if self.z is None else other(self.z)
-        return replace(self, z=z, cotangent=other(self.cotangent))
+        z, taps = (None if x is None else other(x) for x in (self.z, self.taps))
+        return replace(self, z=z, cotangent=other(self.cotangent), taps=taps)
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,10 @@ class Term:
     def flops(self) -> float:
         return 2 * self.making + self.pairing
 
-    def factors(self, op: Ops, sizes: Sizes, once: Once) -> tuple[Side, ...]:
+    def factors(self, op: Ops, sizes: Sizes) -> tuple[Side, ...]:
         """What is kept of a block, recorded."""
         if not self.outer:
-            trimmed = (_trimmed(op, side, self.weight) for side in self.sides)
-            return tuple(_by_samples(op, s, once) if is_plain(s) else s for s in trimmed)
+            return tuple(_trimmed(op, side, self.weight) for side in self.sides)
         parts = [self._jacobian(op, side, sizes) for side in self.sides]
         labels = parts[0].labels
         whole = op.add_all([arranged(op, part, labels).value for part in parts])
@@ -147,30 +148,6 @@ def _trimmed(op: Ops, side: Side, weight: Labels) -> Side:
     if z is not None and z.indices is None:
         z = summed(op, z, {SAMPLE, *weight, *cotangent.labels})
     return Side(z, cotangent, side.scale)
-
-
-def is_plain(side: Side) -> bool:
-    """Whether G has no axis but rows, samples and the weight's own, none of which z has.
-
-    Two such uses contribute (z₁·z₂)[n, m] · (G₁·G₂)[n, a, m, b]: that of a dense layer, or a bias.
-    """
-    weight = [label for label in side.cotangent.labels if label not in (ROW, SAMPLE)]
-    theirs = () if side.z is None else side.z.labels
-    return {ROW, SAMPLE} <= {*side.cotangent.labels} and not {*weight} & {*theirs}
-
-
-#: cotangents that were laid out anew, so that uses share them
-Once = dict[ir.Value, Labelled]
-
-
-def _by_samples(op: Ops, side: Side, once: Once) -> Side:
-    """With samples in front of rows: numbers that belong to pairs of samples then multiply runs."""
-    own = side.cotangent
-    rest = tuple(label for label in own.labels if label not in (ROW, SAMPLE))
-    if own.value not in once:
-        once[own.value] = arranged(op, own, (SAMPLE, ROW, *rest))
-    labels = (SAMPLE, ROW, *rest)
-    return replace(side, cotangent=replace(once[own.value], labels=labels))
 
 
 # -- two blocks --------------------------------------------------------------------------------
@@ -294,8 +271,8 @@ def _term(
         for label, size in structure.sizes.items():
             names.setdefault(label, f"u{number}.{k}.{label}")
             sizes[names[label]] = size
-        z = None if structure.z is None else _renamed(structure.z, names)
-        sides.append(Side(z, _renamed(reading.cotangent, names), structure.scale))
+        z, taps = (None if x is None else _renamed(x, names) for x in (structure.z, structure.taps))
+        sides.append(Side(z, _renamed(reading.cotangent, names), structure.scale, taps))
     found = Term(
         name=group[0][0].name,
         parameters=frozenset[int]().union(*(use.parameters for use, _ in group)),
@@ -314,6 +291,8 @@ def _renamed(x: Labelled, names: dict[str, str]) -> Labelled:
 
 
 def _cheaper(term: Term, sizes: Sizes, form: str) -> Term:
+    if any(side.taps is not None for side in term.sides):
+        return _as_outer(term, sizes, form)
     inner = _as_inner(term, sizes, form)
     if any(x.indices is not None for side in term.sides for x in side.operands):
         return inner

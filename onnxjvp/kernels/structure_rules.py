@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ from onnxjvp.kernels.structures import (
     static,
     structure,
 )
+from onnxjvp.kernels.tiles import seen_last, tiles, windows
 from onnxjvp.rules.windows import Window, window, window_of_transpose
 
 # -- elementwise -------------------------------------------------------------------------------
@@ -229,7 +230,10 @@ def _images(use: Use) -> None:
 
 @structure("Conv")
 def _conv(op: Ops, use: Use) -> Structure:
-    """ẏ[n, g, m, p] = Σ z[n, p, k, g, c] · θ̇[g, m, c, k]: z is what pixel p sees at offset k."""
+    """ẏ[n, g, m, p] = Σ z[n, p, k, g, c] · θ̇[g, m, c, k]: z is what pixel p sees at offset k.
+
+    An offset has an axis for each of the kernel's.
+    """
     _images(use)
     if use.index != 1:
         raise UnstructuredError("its image is a parameter")
@@ -238,26 +242,27 @@ def _conv(op: Ops, use: Use) -> Structure:
     out_channels, channels, *kernel = static(use.weight)
     moves = window(use.node, tuple(kernel), dims.of(x)[2:], use.out[2:])
     batch, _, *image = use.out
-    offsets, pixels = math.prod(kernel), dims.product(image)
+    pixels = dims.product(image)
     sizes, lead, each = _of_samples(use, batch)
     sizes["p"] = pixels
-    weight: Labels = ("g", "m", "c", "k")
+    offset = tuple(f"k{axis}" for axis in range(len(kernel)))
     if group == 1:
-        seen = _seen(op, x, moves)
-        labels: Labels = (each, "p", "k", "c")
-        view: Dims = (batch, pixels, offsets, channels)
+        seen = seen_last(op, x, moves)
+        labels: Labels = (each, "p", *offset, "c")
+        view: Dims = (batch, pixels, *kernel, channels)
     else:
         seen = _patches(op, x, moves, group)
-        labels, view = (each, "g", "c", "k", "p"), (batch, group, channels, offsets, pixels)
-
-    return Structure(
+        labels = (each, "g", "c", *offset, "p")
+        view = (batch, group, channels, *kernel, pixels)
+    found = Structure(
         out=(*lead, "g", "m", "p"),
-        weight=weight,
-        shape=(group, out_channels // group, channels, offsets),
+        weight=("g", "m", "c", *offset),
+        shape=(group, out_channels // group, channels, *kernel),
         z=Labelled(reshaped(op, seen, view), labels),
         sizes=sizes,
         groups=((1, lead), (1, ("g", "m")), (len(image), ("p",))),
     )
+    return replace(found, tiles=tiles(use, x, moves, found)) if group == 1 else found
 
 
 def _of_samples(use: Use, batch: Dim) -> tuple[dict[str, Dim], Labels, str]:
@@ -268,46 +273,12 @@ def _of_samples(use: Use, batch: Dim) -> tuple[dict[str, Dim], Labels, str]:
     return {SAMPLE: 1, "b": batch}, (SAMPLE, "b"), "b"
 
 
-def _seen(op: Ops, x: ir.Value, moves: Window) -> ir.Value:
-    """[N, pixels, offsets · channels]: what each output pixel sees, channels last.
-
-    As a factor of products over pixels it need not be turned then.
-    """
-    batch, channels, *_ = dims.of(x)
-    pixels = dims.product(moves.outer)
-    inner = list(range(1, 1 + len(moves.kernel)))
-    last = op.Transpose(x, perm=[0, *(axis + 1 for axis in inner), 1])
-    parts = [reshaped(op, part, (batch, pixels, channels)) for part in _cut(op, last, moves, inner)]
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=2)
-
-
-def _cut(op: Ops, x: ir.Value, moves: Window, inner: Sequence[int]) -> list[ir.Value]:
-    """What output pixels see at every offset of the kernel; `inner` are the axes of pixels."""
-    if moves.pads is None or not dims.is_static(moves.kernel):
-        raise UnstructuredError("a padding that is known at run time only")
-    kernel = [int(k) for k in moves.kernel if isinstance(k, int)]
-    if any(p for pair in moves.pads for p in pair):
-        around = [before for before, _ in moves.pads] + [behind for _, behind in moves.pads]
-        x = op.Pad(x, op.ints(around), None, op.ints(inner))
-    found = []
-    for offset in np.ndindex(*kernel):
-        begin = [o * d for o, d in zip(offset, moves.dilations, strict=True)]
-        pairs = zip(begin, moves.outer, moves.strides, strict=True)
-        end = [b + (int(o) - 1) * s + 1 for b, o, s in pairs if isinstance(o, int)]
-        sizes = tuple(dims.of(x)[axis] for axis in inner)
-        whole = tuple(end) == sizes and not any(begin) and set(moves.strides) == {1}
-        steps = op.ints(moves.strides)
-        part = x if whole else op.Slice(x, op.ints(begin), op.ints(end), op.ints(inner), steps)
-        found.append(part)
-    return found
-
-
 def _patches(op: Ops, x: ir.Value, moves: Window, group: int) -> ir.Value:
     """What each output pixel sees: [N, group, channels of a group · offsets in it, pixels]."""
     batch, channels, *_ = dims.of(x)
     assert isinstance(channels, int)
     pixels = dims.product(moves.outer)
-    parts = _cut(op, x, moves, range(2, 2 + len(moves.kernel)))
+    parts = windows(op, x, moves, range(2, 2 + len(moves.kernel)))
     seen = [reshaped(op, part, (batch, channels, 1, pixels)) for part in parts]
     stacked = seen[0] if len(seen) == 1 else op.Concat(*seen, axis=2)
     return reshaped(op, stacked, (batch, group, channels // group * len(seen), pixels))

@@ -24,12 +24,21 @@ from onnxjvp.kernels.method import Cost, Factors, Problem
 from onnxjvp.kernels.pairs import Pair
 from onnxjvp.kernels.plan import Term
 from onnxjvp.kernels.runs import samples_of, taken
-from onnxjvp.runtime import Array, Session
+from onnxjvp.runtime import Array, Session, spins_for_a_time
 
 #: bytes of values below which the runtime plans memory
 PLANNED = 1 << 28
-#: operations of an average product below which a second thread wakes too late to be of use
-ALONE = 1e7
+#: microseconds that threads spin between two operators of a kernel that is computed in one run,
+#: about what waking them takes: networks of 10 dense layers take 0.75 to 0.85 × the time, and
+#: where others keep all cores busy up to 1.5 ×, as if there was one thread
+SPINNING = 50
+#: operations of an average product from which on waking a thread is nothing beside them
+AWAKE = 1e8
+#: operations of an average product below which a second thread wakes too late to be of use, where
+#: it sleeps and where it spins
+ALONE, ALONE_SPINNING = 1e7, 2e6
+#: bytes of cotangents that are not made anew for the next run
+SEEDS = 1 << 22
 #: what starts the names of arrays that belong to parameters without structure
 REST = "rest/"
 #: how far a sample's factors may differ, relatively, when it runs among others and alone
@@ -72,6 +81,8 @@ class Structured:
         #: by the samples and rows of both blocks
         self._products: dict[tuple[tuple[int, int], tuple[int, int]], Pair] = {}
         self._wholes: dict[tuple[int, int], tuple[Session, tuple[Seed, ...]]] = {}
+        #: the rows of the last sweep, behind what asked for them
+        self._last: tuple[Any, dict[str, Array]] | None = None
         others = tuple(name for name in problem.params if name in self.exceptions)
         self._rest = Contraction(_only(problem, others)) if others else None
         #: why samples run one at a time; None where they run together
@@ -182,16 +193,22 @@ class Structured:
             self._factors = self._loaded(self._cut.model, len(which))
         return self._factors.run(feeds, list(self._cut.axes))
 
-    def _loaded(self, model: ir.Model, samples: int) -> Session:
+    def _loaded(self, model: ir.Model, samples: int, *, single: bool = False) -> Session:
         """A plan of the memory makes small models faster, and a second run take twice as much.
 
         Of threads that would do little between two waits there is one.
+
+        Args:
+          single: no other session computes the same kernel.
         """
         small = samples * self._counted[1] < PLANNED
+        each = flops.of_a_product(model, samples)
+        spin = single and each < AWAKE and spins_for_a_time()
         return Session(
             model,
             providers=self.problem.providers,
-            threads=1 if small and flops.of_a_product(model, samples) < ALONE else None,
+            threads=1 if small and each < (ALONE_SPINNING if spin else ALONE) else None,
+            spinning=SPINNING if spin else False,
             plan_memory=small,
             keep_memory=self.held is None,
         )
@@ -255,23 +272,33 @@ class Structured:
 
         No factor outlives its contraction, so that only the largest takes memory.
         """
-        first, second = (self.problem.rows[each] for each in rows)
         n1, n2 = samples_of(self.problem, x1), 0 if x2 is None else samples_of(self.problem, x2)
-        self._check_samples(_joined(self.problem, x1, x2))
+        feeds = _joined(self.problem, x1, x2)
+        self._check_samples(feeds)
         key = (n1, n2)
         if key not in self._wholes:
             model, seeds = whole(
                 self.problem, self._cut, self.rows, self._samples, n1, None if x2 is None else n2
             )
-            self._wholes[key] = self._loaded(model, n1 + n2), seeds
-        session, seeds = self._wholes[key]
-        feeds = _joined(self.problem, x1, x2)
-        each = np.repeat(self._padded(first)[:, None], n1, axis=1)
-        if x2 is not None:
-            others = np.repeat(self._padded(second)[:, None], n2, axis=1)
-            each = np.concatenate([each, others], axis=1)
-        found = session.run(feeds | self._seeded(seeds, each), ["kernel"])["kernel"]
-        return _trimmed(found, self.problem.form, len(first), len(second))
+            self._wholes[key] = self._loaded(model, n1 + n2, single=True), seeds
+        found = self._wholes[key][0].run(feeds | self._started(key, rows), ["kernel"])["kernel"]
+        first, second = (len(self.problem.rows[each]) for each in rows)
+        return _trimmed(found, self.problem.form, first, second)
+
+    def _started(self, key: tuple[int, int], rows: tuple[slice, slice]) -> dict[str, Array]:
+        """The rows that a sweep of so many samples starts from; small ones are there already."""
+        asked = key, tuple((each.start, each.stop) for each in rows)
+        last = self._last
+        if last is not None and last[0] == asked:
+            return last[1]
+        parts = [
+            np.repeat(self._padded(self.problem.rows[each])[:, None], count, axis=1)
+            for each, count in zip(rows, key, strict=True)
+        ]
+        fed = self._seeded(self._wholes[key][1], np.concatenate(parts, axis=1))
+        small = sum(array.nbytes for array in fed.values()) < SEEDS
+        self._last = (asked, fed) if small else None
+        return fed
 
     def memory_of(self, rows: int) -> tuple[float, float]:
         """Bytes for one sample and so many rows: of what is kept, and of computing it."""
@@ -324,10 +351,10 @@ def _rest_of(factors: Factors) -> Factors:
 
 
 def _trimmed(total: Array, form: str, rows: int | None, others: int | None) -> Array:
-    """Without the rows that filled a block up, rows before samples."""
+    """Without the rows that filled a block up."""
     found: Array = total
     if form == "full":
-        found = total.transpose(0, 2, 1, 4, 3)[:, :rows, :, :others]
+        found = total[:, :rows, :, :others]
     elif form == "diagonal":
         found = total[:, :rows]
     return found

@@ -52,6 +52,10 @@ class Structure:
     groups: Groups = ()
     #: where it does: a cotangent [K, *y] in the axes (K, *out)
     view: Callable[[Ops, ir.Value], ir.Value] | None = None
+    #: constants that multiply: θ's values at points, [points, an axis of θ]
+    taps: Labelled | None = None
+    #: the same with fewer products
+    tiles: Tiles | None = None
 
     @property
     def all_sizes(self) -> dict[str, Dim]:
@@ -59,11 +63,25 @@ class Structure:
 
     def named(self) -> tuple[str, ...]:
         """What each kind of axis makes of the primitive Jacobian, in the paper's words."""
-        z = self.z.labels if self.z is not None else ()
+        z = [label for x in (self.z, self.taps) if x is not None for label in x.labels]
         sizes = {**self.all_sizes, SAMPLE: 1}
         axes = [label for label in dict.fromkeys((*self.out, *self.weight)) if sizes[label] != 1]
         found = {_kind(label in self.out, label in self.weight, label in z) for label in axes}
         return tuple(kind for kind in KINDS if kind in found)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Another structure of the same use, recorded where it is wanted."""
+
+    #: given a cotangent [K, *y]: the structure, and the cotangent on (K, *out) of it
+    tiled: Callable[[Ops, ir.Value], tuple[Structure, Labelled]]
+    #: operations for a sample: of making a row of the cotangent, and z; of reading a row's taps off
+    each: Dim
+    once: Dim
+    last: int
+    #: products over those of the structure that it replaces
+    share: float
 
 
 #: in the order in which reports name them

@@ -2,7 +2,7 @@
 
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, random_feeds
 from onnxjvp.runtime.linearized import LinearizedSession
-from onnxjvp.runtime.session import ModelLike, Session
+from onnxjvp.runtime.session import ModelLike, Session, spins_for_a_time
 
 __all__ = [
     "Array",
@@ -12,4 +12,5 @@ __all__ = [
     "TensorSpec",
     "check_feeds",
     "random_feeds",
+    "spins_for_a_time",
 ]

@@ -23,7 +23,13 @@ from onnxjvp.graph.files import is_file, is_placeholder, refuse_data_outside, wh
 from onnxjvp.runtime.deadline import stopped_after
 from onnxjvp.runtime.feeds import Array, TensorSpec, check_feeds, no_such
 from onnxjvp.runtime.messages import first_line, load_message
-from onnxjvp.runtime.settings import Provider, resolve_providers, session_options, with_graph
+from onnxjvp.runtime.settings import (
+    Provider,
+    can_time_spinning,
+    resolve_providers,
+    session_options,
+    with_graph,
+)
 
 if TYPE_CHECKING:  # it takes longer to import than most models take to load
     import onnx_ir as ir
@@ -59,7 +65,7 @@ class Loaded:
         providers: Sequence[Provider] | None = None,
         optimize: bool = True,
         threads: int | None = None,
-        spinning: bool = False,
+        spinning: bool | int = False,
         plan_memory: bool = True,
         keep_memory: bool = True,
         cuda_graph: bool = False,
@@ -250,7 +256,8 @@ class Session:
       optimize: False turns every graph optimisation off (for bit-exact comparisons).
       threads: threads within one operator; None lets onnxruntime choose.
       spinning: threads that wait keep a core busy. Faster where one model runs alone; never where
-        several sessions, or other work, share the cores.
+        several sessions, or other work, share the cores. A number: for so many microseconds, and
+        not between runs; onnxruntime before 1.26 cannot, and does without.
       plan_memory: False allocates each buffer by itself, not all of a run as one planned block,
         which the memory of the first run stands beside: docs/speed.md has figures.
       keep_memory: False gives what a run on CPU took back to the system, not to an arena that keeps
@@ -270,7 +277,7 @@ class Session:
         providers: Sequence[Provider] | None = None,
         optimize: bool = True,
         threads: int | None = None,
-        spinning: bool = False,
+        spinning: bool | int = False,
         plan_memory: bool = True,
         keep_memory: bool = True,
         cuda_graph: bool = False,
@@ -342,6 +349,11 @@ def _as_invalid_model() -> Iterator[None]:
             f"onnxruntime failed while running the model: {first_line(error)}. "
             "Check that the sizes of the dynamic dimensions suit this model."
         ) from error
+
+
+def spins_for_a_time() -> bool:
+    """Whether this onnxruntime takes a number for `Session`'s `spinning`."""
+    return can_time_spinning(_onnxruntime())
 
 
 def _onnxruntime() -> types.ModuleType:

@@ -8,6 +8,8 @@ from typing import Any
 
 from onnxjvp.errors import UsageError
 
+#: the first onnxruntime in which threads can spin for a given time, by its version
+TIMED = (1, 26)
 #: a provider's name, alone or with options of onnxruntime's for it
 Provider = str | tuple[str, Mapping[str, str]]
 
@@ -43,19 +45,31 @@ def with_graph(providers: Mapping[str, dict[str, str]]) -> dict[str, dict[str, s
     return {name: options | graph.get(name, {}) for name, options in providers.items()}
 
 
+def can_time_spinning(ort: types.ModuleType) -> bool:
+    """Whether threads can spin for a given time."""
+    major, minor, *_ = str(ort.__version__).split(".")
+    return (int(major), int(minor)) >= TIMED
+
+
 def session_options(
     ort: types.ModuleType,
     optimize: bool,
     threads: int | None,
-    spinning: bool,
+    spinning: bool | int,
     plan_memory: bool,
     keep_memory: bool,
 ) -> Any:
     """onnxruntime's SessionOptions; the arguments are those of `Session`."""
+    timed = spinning is not True and spinning > 0
+    if timed and not can_time_spinning(ort):
+        spinning = False
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what fails is raised, no need to print it too
     # spinning threads of an idle session steal the cores from its neighbours
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spinning else "0")
+    if timed and spinning:
+        options.add_session_config_entry("session.intra_op.spin_duration_us", str(spinning))
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_mem_pattern = plan_memory
     options.enable_cpu_mem_arena = keep_memory
     if not optimize:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from onnxjvp.errors import UsageError
 from onnxjvp.graph.ops import Ops
-from onnxjvp.targets import cpu, dense, lowerings, older, recurrent
+from onnxjvp.targets import channels, cpu, dense, lowerings, older, recurrent
 from onnxjvp.targets.lint import Finding, findings, refuse
 from onnxjvp.targets.runtimes import Runtime, runtime
 
@@ -79,6 +79,8 @@ def lower(
     """
     chosen = named(target)
     chosen.lower(op, held)
+    if chosen.table == "cpu":
+        channels.lower(op, outputs)
     changed = 0
     if chosen.refuses and chosen.runtime is not None:
         changed += lowerings.lower(op, chosen.runtime, graph)

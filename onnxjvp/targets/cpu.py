@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnxjvp.graph import dims
+from onnxjvp.graph.dims import Dims
 from onnxjvp.graph.ops import Ops, rank, same_shape
 from onnxjvp.graph.shapes import constant
 from onnxjvp.targets import strided
@@ -81,7 +82,7 @@ class _Lowering:
             if same_shape(y, node.outputs[0]) and (step := self._step(bounds)) is not None:
                 self.moved[node.outputs[0]] = step
             return
-        many = dims.of(tangent)[1:] == dims.of(y)  # directions on an axis of their own
+        many = _fits(dims.of(tangent)[1:], dims.of(y))  # directions on an axis of their own
         if not many and not same_shape(y, tangent):
             if not is_image(y) or rank(tangent) != rank(y):
                 return
@@ -198,6 +199,13 @@ def _expanded(op: Ops, value: ir.Value, like: ir.Value) -> ir.Value:
     out = op.Expand(value, op.as_tensor(dims.of(like)))
     out.shape = like.shape
     return out
+
+
+def _fits(shape: Dims, whole: Dims) -> bool:
+    """Whether a value of that shape repeats to the whole."""
+    return len(shape) == len(whole) and all(
+        own in (1, full) for own, full in zip(shape, whole, strict=True)
+    )
 
 
 def _repeated(op: Ops, node: ir.Node) -> ir.Value | None:
