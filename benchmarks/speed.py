@@ -189,7 +189,8 @@ class Entry:
             if other in seconds and own in seconds:
                 speedups[name] = quartiles(seconds[other] / seconds[own])
         self.row.setdefault("forward ms", 1e3 * float(np.median(seconds["forward"])))
-        self.row.setdefault("fastest framework", framework)
+        if self.row.get("fastest framework", "none") == "none":
+            self.row["fastest framework"] = framework
         self.row["rounds"] = min(rounds, self.row.get("rounds", rounds))
         busy = self.row.get("cores busy with others", 0.0)
         self.row["cores busy with others"] = max(busy, round(others, 1))
