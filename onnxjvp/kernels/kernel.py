@@ -389,9 +389,19 @@ class Kernel:
             part = (self.memory - kept) / (running + kept)
         else:
             part = self.memory / (whole.sweep_memory() if whole.sweeps() else running)
-        rows = min(max(1, int(count * part)), count)
-        parts = -(-count // rows)
-        return Structured(self.problem, rows=-(-count // parts), samples=1)
+        return self._in_parts(min(max(1, int(count * part)), count))
+
+    def _in_parts(self, rows: int) -> Structured:
+        """So many rows at once, or fewer: forms that suit a part may keep more than the whole's."""
+        count = self.problem.count
+        while True:
+            parts = -(-count // rows)
+            method = Structured(self.problem, rows=-(-count // parts), samples=1)
+            kept, running = method.memory_of(count)
+            fitting = int(count * (self.memory - kept) / (running + kept))
+            if self.problem.form != "full" or not 1 <= fitting < method.rows:
+                return method
+            rows = fitting
 
 
 def _sizes(most: int) -> Iterator[int]:
